@@ -1,0 +1,1 @@
+"""A hospital: owns the patients' data and answers questions."""

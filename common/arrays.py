@@ -1,0 +1,156 @@
+"""`Parameters`: an ordered name -> array mapping, and the vector arithmetic that strategies and privacy are written in.
+
+Aggregation accumulates in float64 and in a fixed order, so one study gives bit-identical parameters in process and over
+the network (docs/decisions.md, "Fixed order of summation").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float64]
+
+
+class Parameters(Mapping[str, npt.NDArray[np.floating]]):
+    """Model parameters, or a delta between two states of them.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray of a floating dtype
+        The order is kept and is part of the identity.
+    """
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
+        for name, array in arrays.items():
+            if not np.issubdtype(array.dtype, np.floating):
+                raise TypeError(f"parameter {name} has dtype {array.dtype}, expected a floating dtype")
+        self._arrays = {name: _frozen(array) for name, array in arrays.items()}
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.floating]:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return f"Parameters({len(self)} arrays, {self.size} values, sha256 {self.digest()[:12]})"
+
+    @property
+    def size(self) -> int:
+        """Number of scalar values over all arrays."""
+        return sum(array.size for array in self.values())
+
+    @property
+    def layout(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+        """Name, shape and dtype of each array: two parameters are compatible where this agrees."""
+        return tuple((name, array.shape, array.dtype.str) for name, array in self.items())
+
+    def flatten(self) -> Vector:
+        """All values as one float64 vector in order, shape (size,)."""
+        if not len(self):
+            return np.zeros(0)
+        return np.concatenate([array.ravel().astype(np.float64) for array in self.values()])
+
+    def unflatten(self, vector: npt.NDArray[np.floating]) -> Parameters:
+        """Parameters of this layout with the values of ``vector`` (size,), rounded to each array's dtype."""
+        if vector.shape != (self.size,):
+            raise ValueError(f"vector of shape {vector.shape} does not fit {self.size} values")
+        parts: dict[str, npt.NDArray[np.floating]] = {}
+        start = 0
+        for name, array in self.items():
+            parts[name] = vector[start : start + array.size].reshape(array.shape).astype(array.dtype)
+            start += array.size
+        return Parameters(parts)
+
+    def norm(self) -> float:
+        """L2 norm over all values; 0-d arrays count, NaN stays NaN."""
+        return float(np.linalg.norm(self.flatten()))
+
+    def all_finite(self) -> bool:
+        return all(bool(np.isfinite(array).all()) for array in self.values())
+
+    def digest(self) -> str:
+        """SHA-256 over layout and bytes: equal digests mean bit-identical parameters."""
+        sha = hashlib.sha256(repr(self.layout).encode())
+        for array in self.values():
+            sha.update(np.ascontiguousarray(array).tobytes())
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """A running float64 sum of weighted vectors: one update is in memory at a time."""
+
+    total: Vector
+    weight: float = 0.0
+
+    def add(self, vector: npt.NDArray[np.floating], weight: float) -> WeightedSum:
+        if not weight > 0:
+            raise ValueError(f"weight must be positive, got {weight}")
+        return WeightedSum(self.total + weight * vector.astype(np.float64), self.weight + weight)
+
+    def mean(self) -> Vector:
+        if self.weight == 0:
+            raise ValueError("mean of no vectors")
+        return self.total / self.weight
+
+
+def difference(after: Parameters, before: Parameters) -> Parameters:
+    """``after - before``, array by array, computed in float64 and kept in the arrays' dtype."""
+    _same_layout(after, before)
+    return before.unflatten(after.flatten() - before.flatten())
+
+
+def add(parameters: Parameters, delta: Parameters) -> Parameters:
+    """``parameters + delta``, computed in float64 and rounded to the parameters' dtype."""
+    _same_layout(parameters, delta)
+    return parameters.unflatten(parameters.flatten() + delta.flatten())
+
+
+def weighted_mean(items: Iterable[tuple[Parameters, float]]) -> Parameters:
+    """Weighted mean, taken in the order given."""
+    layout: Parameters | None = None
+    running: WeightedSum | None = None
+    for parameters, weight in items:
+        if layout is None or running is None:
+            layout, running = parameters, WeightedSum(np.zeros(parameters.size))
+        _same_layout(parameters, layout)
+        running = running.add(parameters.flatten(), weight)
+    if layout is None or running is None:
+        raise ValueError("weighted mean of nothing")
+    return layout.unflatten(running.mean())
+
+
+def merge_sums(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dict[str, npt.NDArray[np.generic]]:
+    """Field-wise addition of mappings with equal keys and shapes: the one way in which site sums are merged."""
+    if not parts:
+        raise ValueError("merge of no parts")
+    merged = {name: np.array(array) for name, array in parts[0].items()}
+    for part in parts[1:]:
+        if part.keys() != merged.keys():
+            raise ValueError(f"sums with fields {sorted(part)} cannot be merged with {sorted(merged)}")
+        for name, array in part.items():
+            if array.shape != merged[name].shape:
+                raise ValueError(f"sum {name} has shape {array.shape}, expected {merged[name].shape}")
+            merged[name] = merged[name] + array  # type: ignore[operator]  # generic numbers add
+    return merged
+
+
+def _frozen(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _same_layout(a: Parameters, b: Parameters) -> None:
+    if a.layout != b.layout:
+        differing = [f"{x} against {y}" for x, y in zip(a.layout, b.layout, strict=False) if x != y]
+        raise ValueError(f"parameters differ in layout: {(differing or [f'{len(a)} against {len(b)} arrays'])[0]}")

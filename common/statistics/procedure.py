@@ -1,0 +1,83 @@
+"""How a federated statistic is written: one generator that asks questions and is handed the merged answers.
+
+A *query* is a frozen value that a site can answer with sums over its cases. A *procedure* is the coordinator's half::
+
+    def mean(names) -> Procedure[Vector]:
+        sums = yield SumQuery(names)            # asked of every site; the sums come back added up
+        return sums["total"] / sums["n"]
+
+Both halves of an algorithm so stand in one file, without a network; iterative solvers are loops around ``yield``. What
+a query returns is merged by addition alone (`common.arrays.merge_sums`), in site order: the same under secure
+aggregation, and the merged answer does not depend on how the cases are split into sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from common.arrays import merge_sums
+from common.outcomes import Outcome
+from common.tables import FeatureTable
+
+Sums = Mapping[str, npt.NDArray[np.generic]]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """What a site puts under a query: the cases of the current training fold.
+
+    Parameters
+    ----------
+    table : FeatureTable
+        Features, (n_cases, n_features).
+    clinical : FeatureTable
+        Clinical covariates of the same cases.
+    outcome : Outcome
+        Aligned with the rows; queries that must not see it do not touch it.
+    batch : tuple of str, length n_cases
+        ComBat's batch of each case: the site's name, or site and scanner.
+    seed : int
+        The study's seed, for queries that draw (bootstraps).
+    """
+
+    table: FeatureTable
+    clinical: FeatureTable
+    outcome: Outcome
+    batch: tuple[str, ...]
+    seed: int = 0
+
+
+class Query(Protocol):
+    """A frozen dataclass; its fields are str, int, float, bool, tuples of these, or numeric arrays."""
+
+    kind: ClassVar[str]
+
+    def summarise(self, cohort: Cohort) -> Sums:
+        """This site's share of the answer: arrays whose sum over sites is the whole answer."""
+        ...
+
+
+Procedure = Generator[Query, Sums, Result]
+Ask = Callable[[Query], Sequence[Sums]]
+
+
+def run(procedure: Procedure[Result], ask: Ask) -> Result:
+    """Drive a procedure: ``ask`` puts a query to every site and returns their sums in a fixed site order."""
+    try:
+        query = next(procedure)
+        while True:
+            query = procedure.send(merge_sums(ask(query)))
+    except StopIteration as finished:
+        result: Result = finished.value
+        return result
+
+
+def ask_cohorts(cohorts: Sequence[Cohort]) -> Ask:
+    """`Ask` over cohorts in this process."""
+    return lambda query: [query.summarise(cohort) for cohort in cohorts]

@@ -1,0 +1,1 @@
+"""Commented study, site and radiomics files that ship with fedrad."""

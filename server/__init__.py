@@ -1,0 +1,1 @@
+"""The coordinator: asks questions and combines the answers."""

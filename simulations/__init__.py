@@ -1,0 +1,1 @@
+"""Client and server in one process, generated cohorts, and the benchmarks."""
