@@ -140,7 +140,7 @@ def merge_sums(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dict[s
         for name, array in part.items():
             if array.shape != merged[name].shape:
                 raise ValueError(f"sum {name} has shape {array.shape}, expected {merged[name].shape}")
-            merged[name] = merged[name] + array  # type: ignore[operator]  # generic numbers add
+            merged[name] = merged[name] + array
     return merged
 
 

@@ -1,7 +1,7 @@
-"""Random numbers: named generators from the study's seed, and privacy noise from the operating system's entropy.
+"""Random numbers: generators named under the study's seed, and privacy noise from the system's entropy.
 
-A generator is found by its name (``generator(seed, "train", site, round_number)``), never by how many numbers were drawn
-before: so a round can be repeated after a crash, in another process or in another order of sites, with equal numbers.
+A generator is found by its name (``generator(seed, "train", site, round_number)``), never by how many numbers were
+drawn before: so a round can be repeated after a crash, in another process or order of sites, with equal numbers.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ class FeatureTable:
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.case_ids), len(self.names)):
-            raise ValueError(f"values {self.values.shape} do not fit {len(self.case_ids)} cases x {len(self.names)} names")
+            raise ValueError(
+                f"values {self.values.shape} do not fit {len(self.case_ids)} cases x {len(self.names)} names"
+            )
         if self.values.dtype != np.float64:
             raise ValueError(f"values are {self.values.dtype}, expected float64")
         if np.isinf(self.values).any():

@@ -59,7 +59,7 @@ class Query(Protocol):
     kind: ClassVar[str]
 
     def summarise(self, cohort: Cohort) -> Sums:
-        """This site's share of the answer: arrays whose sum over sites is the whole answer."""
+        """The share of this site in the answer: arrays whose sum over sites is the whole answer."""
         ...
 
 

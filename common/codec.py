@@ -1,0 +1,244 @@
+"""Messages <-> a JSON header and a few arrays. No pickle; sizes and dtypes are checked before anything is built.
+
+A message becomes ``(header, arrays)``: the header is JSON in which each array is replaced by its index, and `Parameters`
+by their layout and the index of one flat array a dtype (a transport's cost grows with the number of arrays, so all
+tensors travel as one). Decoding is driven by the dataclass's own annotations: an unknown kind, a missing, unknown or
+mistyped field, a bad dtype or a size that does not add up is refused with `MessageError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from common.arrays import Parameters
+from common.errors import MessageError
+from common.messages import REPLIES, REQUESTS, Message, PrivacyEvent, TableStep
+
+Array = npt.NDArray[np.generic]
+Encoded = tuple[bytes, list[Array]]
+
+ALLOWED_DTYPES = ("<f8", "<f4", "<f2", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b1")
+MAX_HEADER_BYTES = 16 << 20
+MAX_ARRAYS = 4096
+_TYPES: dict[str, type] = {cls.__name__: cls for cls in (*REQUESTS, *REPLIES)}
+_NESTED: dict[type, str] = {TableStep: "TableStep", PrivacyEvent: "PrivacyEvent"}
+_HINTS: dict[type, dict[str, Any]] = {cls: typing.get_type_hints(cls) for cls in (*_TYPES.values(), *_NESTED)}
+
+
+def encode(message: Message) -> Encoded:
+    """Header bytes and arrays of a message. Arrays are views where that is possible."""
+    arrays: list[Array] = []
+    body = {"kind": type(message).__name__, **_fields(message, arrays)}
+    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode(), arrays
+
+
+def encoded_size(encoded: Encoded) -> int:
+    """Bytes of header and arrays together."""
+    header, arrays = encoded
+    return len(header) + sum(array.nbytes for array in arrays)
+
+
+def decode(header: bytes, arrays: Sequence[Array]) -> Message:
+    """The message of a header and its arrays.
+
+    Raises
+    ------
+    MessageError
+        For anything that is not exactly a message of this version.
+    """
+    if len(header) > MAX_HEADER_BYTES or len(arrays) > MAX_ARRAYS:
+        raise MessageError(f"message with {len(header)} header bytes and {len(arrays)} arrays is too large")
+    for array in arrays:
+        if array.dtype.str not in ALLOWED_DTYPES:
+            raise MessageError(f"array of dtype {array.dtype.str}, expected one of {', '.join(ALLOWED_DTYPES)}")
+    try:
+        body = json.loads(header, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MessageError("message header is not JSON") from error
+    if not isinstance(body, dict) or body.get("kind") not in _TYPES:
+        raise MessageError("message header names no known kind")
+    unused = set(range(len(arrays)))
+    message = _build(_TYPES[body.pop("kind")], body, _Reader(arrays, unused))
+    if unused:
+        raise MessageError(f"{len(unused)} arrays belong to no field")
+    return typing.cast(Message, message)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Hands out arrays by index, each once."""
+
+    arrays: Sequence[Array]
+    unused: set[int]
+
+    def take(self, index: object) -> Array:
+        if not isinstance(index, int) or isinstance(index, bool) or index not in self.unused:
+            raise MessageError(f"array index {index!r} does not exist or was used before")
+        self.unused.remove(index)
+        return self.arrays[index]
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not allowed in a header")
+
+
+def _fields(value: Any, arrays: list[Array]) -> dict[str, Any]:
+    return {f.name: _plain(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+
+
+def _plain(value: Any, arrays: list[Array]) -> Any:
+    """JSON for one value; arrays are appended to ``arrays`` and replaced by ``{"@": index}``."""
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"@float": repr(value)}
+    if isinstance(value, np.ndarray):
+        return {"@": _append(value, arrays), "shape": list(value.shape)}
+    if isinstance(value, Parameters):
+        return _plain_parameters(value, arrays)
+    if isinstance(value, tuple | list):
+        return [_plain(item, arrays) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, arrays) for key, item in value.items()}
+    if type(value) in _NESTED:
+        return _fields(value, arrays)
+    raise MessageError(f"a message cannot carry a {type(value).__name__}")
+
+
+def _append(array: Array, arrays: list[Array]) -> int:
+    wire = np.ascontiguousarray(array).reshape(-1)
+    wire = wire.astype(wire.dtype.newbyteorder("<"), copy=False)
+    if wire.dtype.str not in ALLOWED_DTYPES:
+        raise MessageError(f"a message cannot carry dtype {array.dtype}")
+    arrays.append(wire)
+    return len(arrays) - 1
+
+
+def _plain_parameters(parameters: Parameters, arrays: list[Array]) -> dict[str, Any]:
+    packed: dict[str, list[Array]] = {}
+    for array in parameters.values():
+        packed.setdefault(array.dtype.newbyteorder("<").str, []).append(array.reshape(-1))
+    index = {dtype: _append(np.concatenate(parts), arrays) for dtype, parts in packed.items()}
+    layout = [[name, list(a.shape), a.dtype.newbyteorder("<").str] for name, a in parameters.items()]
+    return {"layout": layout, "packed": index}
+
+
+def _build(cls: type, body: Any, reader: _Reader) -> Any:
+    names = [f.name for f in dataclasses.fields(cls)]
+    if not isinstance(body, dict) or sorted(body) != sorted(names):
+        got = sorted(body) if isinstance(body, dict) else type(body).__name__
+        raise MessageError(f"{cls.__name__} has fields {got}, expected {sorted(names)}")
+    hints = _HINTS[cls]
+    values = {name: _read(hints[name], body[name], reader, f"{cls.__name__}.{name}") for name in names}
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise MessageError(f"{cls.__name__} breaks its invariant: {error}") from error
+
+
+def _read(hint: Any, value: Any, reader: _Reader, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return _checked(value, value in typing.get_args(hint) and isinstance(value, str), hint, where)
+    if origin in (Union, types.UnionType):
+        return _read_union(typing.get_args(hint), value, reader, where)
+    if origin is tuple:
+        _checked(value, isinstance(value, list), hint, where)
+        return tuple(_read(typing.get_args(hint)[0], item, reader, where) for item in value)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        _checked(value, isinstance(value, dict), hint, where)
+        return {key: _read(typing.get_args(hint)[1], item, reader, f"{where}[{key}]") for key, item in value.items()}
+    if origin is np.ndarray:
+        return _read_array(value, reader, where)
+    if hint is Parameters:
+        return _read_parameters(value, reader, where)
+    if hint in _NESTED:
+        return _build(hint, value, reader)
+    return _read_scalar(hint, value, where)
+
+
+def _read_union(options: tuple[Any, ...], value: Any, reader: _Reader, where: str) -> Any:
+    """The one option of a union that the JSON shape points to; nothing is tried and thrown away."""
+    by_shape: list[tuple[bool, Callable[[Any], bool]]] = [
+        (isinstance(value, dict) and "@" in value, lambda hint: typing.get_origin(hint) is np.ndarray),
+        (isinstance(value, dict) and "@float" in value, lambda hint: hint is float),
+        (isinstance(value, list), lambda hint: typing.get_origin(hint) is tuple),
+        (isinstance(value, bool), lambda hint: hint is bool),
+        (isinstance(value, str), lambda hint: hint is str),
+        (isinstance(value, int) and not isinstance(value, bool), lambda hint: hint is int),
+        (isinstance(value, float), lambda hint: hint is float),
+    ]
+    for applies, fits in by_shape:
+        if applies:
+            for hint in options:
+                if fits(hint):
+                    return _read(hint, value, reader, where)
+            break
+    raise MessageError(f"{where}: a {type(value).__name__} fits none of the allowed types")
+
+
+def _read_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float:
+        if isinstance(value, dict) and value.keys() == {"@float"} and value["@float"] in ("nan", "inf", "-inf"):
+            return float(value["@float"])
+        return float(_checked(value, isinstance(value, int | float) and not isinstance(value, bool), hint, where))
+    if hint is int:
+        return _checked(value, isinstance(value, int) and not isinstance(value, bool), hint, where)
+    if hint in (str, bool):
+        return _checked(value, isinstance(value, hint), hint, where)
+    raise MessageError(f"{where}: no rule for type {hint}")
+
+
+def _checked(value: Any, ok: bool, hint: Any, where: str) -> Any:
+    if not ok:
+        raise MessageError(f"{where}: got {type(value).__name__}, expected {hint}")
+    return value
+
+
+def _shape(value: Any, where: str) -> tuple[int, ...]:
+    ok = isinstance(value, list) and len(value) <= 8
+    ok = ok and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**40 for n in value)
+    return tuple(_checked(value, ok, "a shape", where))
+
+
+def _read_array(value: Any, reader: _Reader, where: str) -> Array:
+    if not isinstance(value, dict) or value.keys() != {"@", "shape"}:
+        raise MessageError(f"{where}: expected an array")
+    array, shape = reader.take(value["@"]), _shape(value["shape"], where)
+    if math.prod(shape) != array.size:
+        raise MessageError(f"{where}: {array.size} values for shape {shape}")
+    return array.reshape(shape)
+
+
+def _read_parameters(value: Any, reader: _Reader, where: str) -> Parameters:
+    if not isinstance(value, dict) or value.keys() != {"layout", "packed"} or not isinstance(value["packed"], dict):
+        raise MessageError(f"{where}: expected parameters")
+    flat = {dtype: reader.take(index) for dtype, index in value["packed"].items()}
+    start = dict.fromkeys(flat, 0)
+    parts: dict[str, npt.NDArray[np.floating]] = {}
+    for entry in _checked(value["layout"], isinstance(value["layout"], list), "a layout", where):
+        if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], str) or entry[0] in parts:
+            raise MessageError(f"{where}: broken layout entry")
+        name, shape, dtype = entry[0], _shape(entry[1], where), entry[2]
+        size = math.prod(shape)
+        if dtype not in flat or flat[dtype].dtype.str != dtype or start[dtype] + size > flat[dtype].size:
+            raise MessageError(f"{where}: {name} of dtype {dtype} exceeds the packed values")
+        parts[name] = typing.cast(
+            npt.NDArray[np.floating], flat[dtype][start[dtype] : start[dtype] + size].reshape(shape)
+        )
+        start[dtype] += size
+    if any(start[dtype] != array.size for dtype, array in flat.items()):
+        raise MessageError(f"{where}: packed values are left over")
+    try:
+        return Parameters(parts)
+    except TypeError as error:
+        raise MessageError(f"{where}: {error}") from error

@@ -1,0 +1,205 @@
+"""What the coordinator may ask and what a site may answer: frozen values with their invariants.
+
+The vocabulary is closed: `Request` and `Reply` list every message, and `common.codec` refuses anything else. It grows by
+adding a dataclass here and its line in the union; a field is added only together with a new `SCHEMA_VERSION`, because
+`Hello` is refused between versions. No request names code, a path or a case.
+
+A site keeps no state between requests that a later request needs: each carries the parameters and the learned table
+steps that it works with. So a site may crash and come back between any two requests, and any request may be repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from common.arrays import Parameters
+
+SCHEMA_VERSION = 1
+
+Scalar = int | float | str | bool
+Value = Scalar | tuple[Scalar, ...] | npt.NDArray[np.generic]
+Values = Mapping[str, Value]
+Sums = Mapping[str, npt.NDArray[np.generic]]
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class TableStep:
+    """One learned step from features to the training table: its kind and its values (`common.statistics`)."""
+
+    kind: str
+    values: Values
+
+
+@dataclass(frozen=True, eq=False)
+class Hello:
+    """First question of a run: who are you, and do we compute with the same versions?"""
+
+    study_digest: str
+    versions: Mapping[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, eq=False)
+class Welcome:
+    """The site has approved the study and computes with the versions that it names."""
+
+    site: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepare:
+    """Read the manifest, check every case, harmonise images, extract features. Long on the first call, cached after."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Counts of what the site will take part with; ``n_listed == n_usable + sum(exclusions.values())``.
+
+    Parameters
+    ----------
+    exclusions : mapping of error code to number of cases
+        Reasons by `common.errors.Code`; the sentences stay in the site's own log.
+    feature_schema : str
+        SHA-256 of the ordered feature names; sites that differ are refused by the coordinator.
+    """
+
+    n_listed: int
+    n_usable: int
+    exclusions: Mapping[str, int]
+    feature_schema: str
+    feature_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.n_listed != self.n_usable + sum(self.exclusions.values()):
+            raise ValueError(
+                f"{self.n_listed} cases listed, {self.n_usable} usable, exclusions {dict(self.exclusions)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class AskStatistic:
+    """One query (`common.statistics`) over the training cases of a fold, after the given table steps."""
+
+    fold: int
+    phase: str
+    table: str
+    kind: str
+    values: Values
+    table_steps: tuple[TableStep, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticSums:
+    """Arrays whose sum over the sites is the answer to the query."""
+
+    n_cases: int
+    sums: Sums
+
+
+@dataclass(frozen=True, eq=False)
+class Train:
+    """Train one model from ``parameters`` on the training cases of a fold and return the delta."""
+
+    fold: int
+    model: str
+    round_number: int
+    parameters: Parameters
+    table_steps: tuple[TableStep, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.round_number < 1:
+            raise ValueError(f"rounds are numbered from 1, got {self.round_number}")
+
+
+@dataclass(frozen=True, eq=False)
+class PrivacyEvent:
+    """What one release cost, as the accountant needs it (Gaussian mechanism on a Poisson sample)."""
+
+    mechanism: str
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class LocalUpdate:
+    """A *delta*, never parameters, so that clipping and masking have one meaning."""
+
+    model: str
+    round_number: int
+    n_cases: int
+    delta: Parameters
+    train_loss: float
+    privacy: tuple[PrivacyEvent, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.n_cases < 1:
+            raise ValueError(f"an update comes from at least one case, got {self.n_cases}")
+        if not math.isfinite(self.train_loss):
+            raise ValueError("train_loss is not finite")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluate:
+    """Score one model on a split of a fold and return mergeable metric sums."""
+
+    fold: int
+    model: str
+    split: Split
+    parameters: Parameters
+    table_steps: tuple[TableStep, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSums:
+    """Sums that merge to the metrics (`common.evaluation`); never a score of a case."""
+
+    model: str
+    n_cases: int
+    sums: Sums
+
+
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """The run is over; the site may release memory and close its log entry."""
+
+    study_digest: str
+    outcome: Literal["completed", "aborted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """Nothing further to say."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refusal:
+    """The site did not answer: only the error's code leaves (`common.errors.Code`)."""
+
+    code: str
+    FATAL: ClassVar[frozenset[str]] = frozenset({"study_not_approved", "version_mismatch", "gate", "site_unknown"})
+
+
+Request = Hello | Prepare | AskStatistic | Train | Evaluate | Finish
+Reply = Welcome | Prepared | StatisticSums | LocalUpdate | EvaluationSums | Done | Refusal
+Message = Request | Reply
+
+REQUESTS: tuple[type, ...] = (Hello, Prepare, AskStatistic, Train, Evaluate, Finish)
+REPLIES: tuple[type, ...] = (Welcome, Prepared, StatisticSums, LocalUpdate, EvaluationSums, Done, Refusal)
+ANSWER_OF: Mapping[type, type] = {
+    Hello: Welcome,
+    Prepare: Prepared,
+    AskStatistic: StatisticSums,
+    Train: LocalUpdate,
+    Evaluate: EvaluationSums,
+    Finish: Done,
+}
+"""Which reply a request expects; `Refusal` is always possible, everything else is refused."""
