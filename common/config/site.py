@@ -1,0 +1,84 @@
+"""`site.toml`: what is private to one hospital. No other party ever sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from common.config.loading import Frozen, refuse, require
+
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
+
+
+class CoordinatorConfig(Frozen):
+    """How this hospital reaches the coordinator: one outbound TLS connection.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port`` of the coordinator's listener.
+    ca : Path
+        Certificate of the authority that the consortium agreed on.
+    node_key, certificate : Path
+        This hospital's private key, made here, and the certificate that the coordinator signed for it.
+    """
+
+    address: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}$")]
+    ca: Path
+    node_key: Path
+    certificate: Path
+
+
+class SiteConfig(Frozen):
+    """One hospital.
+
+    Parameters
+    ----------
+    site : str
+        The name that the study uses.
+    manifest : Path
+        CSV, one row a case; columns as the study names them.
+    data : Path
+        Folder that the manifest's image paths, or the study's patterns, start from.
+    state : Path
+        Folder for the cache, the log and everything else that fedrad writes at this site.
+    device : str
+        ``cpu`` or ``cuda``; a GPU is used only when this file says so.
+    threads : int
+        Threads of one training step. With 1, results on CPU are bit-identical between runs and transports.
+    processes : int
+        Processes that read images and extract features.
+    minimum_cases : int
+        No statistic, update or metric is computed from fewer cases than this.
+    approved_studies : tuple of str
+        SHA-256 digests of the studies that this hospital agreed to (``fedrad site check`` prints a study's digest).
+    """
+
+    site: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+    manifest: Path
+    data: Path
+    state: Path
+    device: Device = "cpu"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    processes: Annotated[int, Field(ge=1, le=256)] = 1
+    minimum_cases: Annotated[int, Field(ge=1)] = 10
+    approved_studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+    log_level: Literal["debug", "info", "warning"] = "info"
+    coordinator: CoordinatorConfig | None = None
+
+    @model_validator(mode="after")
+    def _no_overlap(self) -> SiteConfig:
+        faults: list[str] = []
+        require(self.state != self.data, "state: must not be the data folder, fedrad never writes among images", faults)
+        refuse(faults)
+        return self
+
+    def relative_to(self, folder: Path) -> SiteConfig:
+        """Paths in the file are relative to the folder that holds it."""
+        moved: dict[str, object] = {name: folder / getattr(self, name) for name in ("manifest", "data", "state")}
+        if self.coordinator:
+            paths = {name: folder / getattr(self.coordinator, name) for name in ("ca", "node_key", "certificate")}
+            moved["coordinator"] = self.coordinator.model_copy(update=paths)
+        return self.model_copy(update=moved)
