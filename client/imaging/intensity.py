@@ -1,0 +1,136 @@
+"""Intensity steps as pure functions: rounding, windows, resegmentation, z-score, and the masks they are taken over.
+
+Arrays are (D, H, W). ROIs and masks are bool and lie on the grid of the image; images stay float.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from common.volume import FloatArray, Volume
+
+Mask = npt.NDArray[np.bool_]
+
+OTSU_BINS = 256
+"""Bins of the histogram in which the threshold between air and body is sought."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Mean and standard deviation (of the population, divided by n) of intensities."""
+
+    mean: float
+    std: float
+
+
+def round_hu(image: Volume) -> Volume:
+    """Intensities rounded to integers, halves to even: Hounsfield units are integers (IBSI 2.4)."""
+    return image.with_array(np.rint(image.array))
+
+
+def window(image: Volume, *, lower: float, upper: float) -> Volume:
+    """Clip to ``[lower, upper]`` and scale that to ``[0, 1]``."""
+    if not lower < upper:
+        raise ValueError(f"a window needs lower < upper, got {lower} and {upper}")
+    array = _floats(image)
+    return image.with_array((np.clip(array, lower, upper) - array.dtype.type(lower)) / array.dtype.type(upper - lower))
+
+
+def resegment(
+    image: Volume,
+    roi: Volume,
+    *,
+    lower: float | None = None,
+    upper: float | None = None,
+    n_sigma: float | None = None,
+) -> Volume:
+    """The voxels of the ROI within a range and within ``n_sigma`` standard deviations of the mean (IBSI 2.6).
+
+    Mean and standard deviation are those of the whole given ROI, not of its part within the range. All limits belong
+    to the kept side. The result may be empty.
+    """
+    array, inside = _floats(image), _bools(roi)
+    values = array[inside].astype(np.float64)
+    kept = np.ones(values.shape, dtype=np.bool_)
+    if lower is not None:
+        kept &= values >= lower
+    if upper is not None:
+        kept &= values <= upper
+    if n_sigma is not None:
+        place = location(array, inside)
+        kept &= np.abs(values - place.mean) <= n_sigma * place.std
+    result = np.zeros_like(inside)
+    result[inside] = kept
+    return roi.with_array(result)
+
+
+def location(array: FloatArray, mask: Mask | None = None) -> Location:
+    """Mean and standard deviation over ``mask`` (default: all voxels), summed in float64."""
+    values = array.ravel() if mask is None else array[mask]
+    if not values.size:
+        raise ValueError("no voxels to take a mean of")
+    return Location(float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)))
+
+
+def rescale(image: Volume, *, offset: float, scale: float) -> Volume:
+    """``(image - offset) / scale``, in the image's dtype."""
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")
+    array = _floats(image)
+    return image.with_array((array - array.dtype.type(offset)) / array.dtype.type(scale))
+
+
+def zscore(image: Volume, mask: Mask | None = None) -> tuple[Volume, Location]:
+    """Mean 0 and standard deviation 1 over ``mask`` (default: all voxels); a `ValueError` where all are equal."""
+    found = location(_floats(image), mask)
+    if found.std == 0:
+        raise ValueError("all intensities are equal")
+    return rescale(image, offset=found.mean, scale=found.std), found
+
+
+def otsu_threshold(array: FloatArray) -> float:
+    """The threshold that splits the histogram with the largest variance between both sides (Otsu 1979)."""
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise ValueError("all intensities are equal")
+    counts, edges = np.histogram(array, bins=OTSU_BINS, range=(low, high))
+    centres = 0.5 * (edges[:-1] + edges[1:])
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    above = counts.sum() - below
+    sum_below = np.cumsum(counts * centres)[:-1]
+    mean_below = sum_below / below  # the first bin holds the minimum, the last the maximum: neither side is empty
+    mean_above = ((counts * centres).sum() - sum_below) / above
+    return float(edges[1:-1][np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+def body_mask(image: Volume, *, threshold: float | None = None) -> Mask:
+    """The largest connected part above ``threshold`` (default: Otsu's), with its holes filled slice by slice.
+
+    For CT, -500 HU splits air from body; MR and PET have no such value.
+    """
+    array = _floats(image)
+    above = array > (otsu_threshold(array) if threshold is None else threshold)
+    labels, n = ndimage.label(above)
+    if n == 0:
+        raise ValueError("no voxel lies above the threshold of the body")
+    largest = int(np.argmax(np.bincount(labels.ravel())[1:])) + 1
+    body = labels == largest
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in body])
+
+
+def _floats(image: Volume) -> FloatArray:
+    if not np.issubdtype(image.array.dtype, np.floating):
+        raise TypeError(f"intensities are floating numbers, got {image.array.dtype}")
+    array: FloatArray = image.array  # type: ignore[assignment]  # the dtype was checked
+    return array
+
+
+def _bools(roi: Volume) -> Mask:
+    if roi.array.dtype != np.bool_:
+        raise TypeError(f"an ROI is bool, got {roi.array.dtype}")
+    array: Mask = roi.array  # type: ignore[assignment]  # the dtype was checked
+    return array
