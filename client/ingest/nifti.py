@@ -169,8 +169,8 @@ def _nifti_size(header: bytes) -> int:
     else:
         axes = struct.unpack_from(order + "8q", header, 16)
         (bits,), (offset,) = struct.unpack_from(order + "h", header, 14), struct.unpack_from(order + "q", header, 168)
-    n_voxels: int = math.prod(axes[1 : axes[0] + 1])
-    return int(offset) + n_voxels * bits // 8
+    n_bytes = math.prod(axes[1 : axes[0] + 1]) * bits // 8
+    return int(offset + n_bytes)
 
 
 def _unzipped_size(path: Path) -> int:
