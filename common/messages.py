@@ -1,11 +1,12 @@
 """What the coordinator may ask and what a site may answer: frozen values with their invariants.
 
-The vocabulary is closed: `Request` and `Reply` list every message, and `common.codec` refuses anything else. It grows by
-adding a dataclass here and its line in the union; a field is added only together with a new `SCHEMA_VERSION`, because
+The vocabulary is closed: `Request` and `Reply` list every message, and `common.codec` refuses anything else. It grows
+by adding a dataclass here and its line in the union; a field is added only together with a new `SCHEMA_VERSION`, because
 `Hello` is refused between versions. No request names code, a path or a case.
 
 A site keeps no state between requests that a later request needs: each carries the parameters and the learned table
-steps that it works with. So a site may crash and come back between any two requests, and any request may be repeated.
+steps that it works with, and the digest of the study that the site must have approved. So a site may crash and come
+back between any two requests, and any request may be repeated.
 """
 
 from __future__ import annotations
@@ -56,12 +57,19 @@ class Welcome:
 
 @dataclass(frozen=True, eq=False)
 class Prepare:
-    """Read the manifest, check every case, harmonise images, extract features. Long on the first call, cached after."""
+    """Read the manifest, check every case, harmonise images, extract features, for at most about ``budget_s`` seconds.
+
+    Asked again until nothing is pending: no wait is long, the coordinator can show progress, and a site that was
+    killed goes on where it was, because every finished case is cached.
+    """
+
+    study_digest: str
+    budget_s: float = 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Counts of what the site will take part with; ``n_listed == n_usable + sum(exclusions.values())``.
+    """Counts of what the site takes part with; ``n_listed == n_usable + n_pending + sum(exclusions.values())``.
 
     Parameters
     ----------
@@ -73,12 +81,13 @@ class Prepared:
 
     n_listed: int
     n_usable: int
+    n_pending: int
     exclusions: Mapping[str, int]
     feature_schema: str
     feature_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.n_listed != self.n_usable + sum(self.exclusions.values()):
+        if self.n_listed != self.n_usable + self.n_pending + sum(self.exclusions.values()):
             raise ValueError(
                 f"{self.n_listed} cases listed, {self.n_usable} usable, exclusions {dict(self.exclusions)}"
             )
@@ -88,6 +97,7 @@ class Prepared:
 class AskStatistic:
     """One query (`common.statistics`) over the training cases of a fold, after the given table steps."""
 
+    study_digest: str
     fold: int
     phase: str
     table: str
@@ -108,6 +118,7 @@ class StatisticSums:
 class Train:
     """Train one model from ``parameters`` on the training cases of a fold and return the delta."""
 
+    study_digest: str
     fold: int
     model: str
     round_number: int
@@ -151,6 +162,7 @@ class LocalUpdate:
 class Evaluate:
     """Score one model on a split of a fold and return mergeable metric sums."""
 
+    study_digest: str
     fold: int
     model: str
     split: Split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -46,14 +46,13 @@ class SiteConfig(Frozen):
         Folder for the cache, the log and everything else that fedrad writes at this site.
     device : str
         ``cpu`` or ``cuda``; a GPU is used only when this file says so.
-    threads : int
-        Threads of one training step. With 1, results on CPU are bit-identical between runs and transports.
     processes : int
         Processes that read images and extract features.
     minimum_cases : int
         No statistic, update or metric is computed from fewer cases than this.
-    approved_studies : tuple of str
-        SHA-256 digests of the studies that this hospital agreed to (``fedrad site check`` prints a study's digest).
+    studies : tuple of Path
+        The study files that this hospital agreed to, in its own copy. A request for a study that differs from all of
+        them in any setting (SHA-256 of its canonical JSON) is refused.
     """
 
     site: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
@@ -61,11 +60,9 @@ class SiteConfig(Frozen):
     data: Path
     state: Path
     device: Device = "cpu"
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
     processes: Annotated[int, Field(ge=1, le=256)] = 1
     minimum_cases: Annotated[int, Field(ge=1)] = 10
-    approved_studies: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
-    log_level: Literal["debug", "info", "warning"] = "info"
+    studies: Annotated[tuple[Path, ...], Field(min_length=1)]
     coordinator: CoordinatorConfig | None = None
 
     @model_validator(mode="after")
@@ -78,6 +75,7 @@ class SiteConfig(Frozen):
     def relative_to(self, folder: Path) -> SiteConfig:
         """Paths in the file are relative to the folder that holds it."""
         moved: dict[str, object] = {name: folder / getattr(self, name) for name in ("manifest", "data", "state")}
+        moved["studies"] = tuple(folder / study for study in self.studies)
         if self.coordinator:
             paths = {name: folder / getattr(self.coordinator, name) for name in ("ca", "node_key", "certificate")}
             moved["coordinator"] = self.coordinator.model_copy(update=paths)
