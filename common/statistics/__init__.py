@@ -10,10 +10,16 @@ from collections.abc import Mapping
 
 from common.errors import MessageError
 from common.statistics.codec import FieldValue, decode_fields, encode_fields
+from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, CombatTotalsQuery
 from common.statistics.moments import MomentQuery
 from common.statistics.procedure import Query
 
-QUERIES: tuple[type[Query], ...] = (MomentQuery,)
+QUERIES: tuple[type[Query], ...] = (
+    MomentQuery,
+    CombatTotalsQuery,
+    CombatCrossQuery,
+    CombatResidualQuery,
+)
 """Every question there is."""
 
 _BY_KIND = {query_class.kind: query_class for query_class in QUERIES}

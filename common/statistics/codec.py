@@ -1,22 +1,21 @@
-"""Queries as plain values for the wire, and back with every check: names, types, dtypes, sizes, finite numbers.
+"""Frozen values (queries, table steps) as plain fields for the wire, and back with every check.
 
-A query class says all by its annotations. What arrives is never trusted: an unknown or absent field, another type, a
-number that is not finite, or a shape that the class refuses is a `MessageError`.
+A class says all by its annotations: names, types, dtypes. What arrives is never trusted: an unknown or absent field,
+another type, a number that is not finite, or a shape that the class refuses is a `MessageError`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import MessageError, StatisticError
-from common.statistics.procedure import Query
 
+Value = TypeVar("Value")
 FieldValue = str | int | float | bool | tuple[Any, ...] | npt.NDArray[np.generic]
 
 MAX_TEXT = 512
@@ -29,36 +28,34 @@ MAX_VALUES = 16_000_000
 """Numbers of an array (128 MB): coefficients of 100 solutions on 100,000 features, with room."""
 
 
-def encode_fields(query: Query) -> dict[str, FieldValue]:
-    """Field name -> value of a query."""
-    return {name: getattr(query, name) for name in _annotations(type(query))}
+def encode_fields(value: object) -> dict[str, FieldValue]:
+    """Field name -> value of a frozen dataclass of scalars, tuples and arrays."""
+    return {name: getattr(value, name) for name in _annotations(type(value))}
 
 
-def decode_fields(query_class: type[Query], values: Mapping[str, object]) -> Query:
-    """A query of ``query_class`` from untrusted values.
+def decode_fields(value_class: type[Value], values: Mapping[str, object]) -> Value:
+    """A ``value_class`` from untrusted field values.
 
     Raises
     ------
     MessageError
         Where a field is unknown, absent, of another type or dtype, too large, not finite, or refused by the class.
     """
-    annotations = _annotations(query_class)
-    where = f"query {query_class.kind}"
+    annotations = _annotations(value_class)
+    where = value_class.__name__
     unknown, absent = sorted(values.keys() - annotations.keys()), sorted(annotations.keys() - values.keys())
     if unknown or absent:
         raise MessageError(f"{where}: unknown fields {unknown}, absent fields {absent}")
     checked = {name: _checked(values[name], annotations[name], f"{where}, field {name}") for name in annotations}
     try:
-        return query_class(**checked)
+        return value_class(**checked)
     except (ValueError, StatisticError) as refused:
         raise MessageError(f"{where}: {refused}") from refused
 
 
-@cache
-def _annotations(query_class: type[Query]) -> dict[str, Any]:
-    hints = get_type_hints(query_class)
-    # a query class is a dataclass by contract; the protocol cannot say so
-    return {field.name: hints[field.name] for field in dataclasses.fields(query_class)}  # type: ignore[arg-type]
+def _annotations(value_class: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(value_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(value_class)}
 
 
 def _checked(value: object, annotation: Any, where: str) -> FieldValue:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from common.arrays import merge_sums
 from common.outcomes import Outcome
 from common.tables import FeatureTable
 
-Sums = Mapping[str, npt.NDArray[np.generic]]
+Sums = Mapping[str, npt.NDArray[Any]]
 Result = TypeVar("Result")
 
 
@@ -54,12 +54,24 @@ class Cohort:
 
 
 class Query(Protocol):
-    """A frozen dataclass; its fields are str, int, float, bool, tuples of these, or numeric arrays."""
+    """A frozen dataclass; its fields are str, int, float, bool, tuples of these, or numeric arrays.
+
+    ``cumulative`` names the sums that are counts of cases up to an edge: the small-cell rule rounds them instead of
+    refusing them (`common.statistics.small_cell`).
+    """
 
     kind: ClassVar[str]
+    cumulative: ClassVar[tuple[str, ...]]
 
     def summarise(self, cohort: Cohort) -> Sums:
         """The share of this site in the answer: arrays whose sum over sites is the whole answer."""
+        ...
+
+    def case_counts(self, cohort: Cohort) -> npt.NDArray[np.int64]:
+        """How many of this site's cases stand behind each number that leaves, complements included; any shape.
+
+        The small-cell rule lets the answer go only where each count is 0 or at least the site's minimum.
+        """
         ...
 
 

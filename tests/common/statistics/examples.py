@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, CombatTotalsQuery
 from common.statistics.moments import MomentQuery
 from common.statistics.procedure import Query
 
 NAMES = tuple(f"feature-{j:03d}" for j in range(4))
+CLASSES = ("class-0", "class-1")
+BATCHES = ("scanner-0", "scanner-1", "scanner-2")
+DESIGN = (NAMES, BATCHES, ("age",), ("sex",), (2,), (0.0, 1.0), CLASSES)
 
-EXAMPLES: tuple[Query, ...] = (MomentQuery(NAMES, "class", ("class-0", "class-1"), np.full((2, 4), 0.5), 2),)
+EXAMPLES: tuple[Query, ...] = (
+    MomentQuery(NAMES, "class", CLASSES, np.full((2, 4), 0.5), 2),
+    CombatTotalsQuery(*DESIGN, np.full((3, 4), 1.5), np.full((3, 3), 0.5)),
+    CombatCrossQuery(*DESIGN, np.full((3, 4), 1.5), np.full((3, 3), 0.5)),
+    CombatResidualQuery(*DESIGN, np.full((3, 4), 1.5), np.full((3, 3), 0.5), np.full((3, 4), 0.1)),
+)
