@@ -1,0 +1,23 @@
+"""`kernel`: numba's compiler with a cache on disk, and without one where nothing may be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function of arrays and numbers to machine code on its first call.
+
+    The machine code is kept beside the source, or in the user's cache folder where the installation is read-only, so
+    the next process loads it in milliseconds. Where neither can be written, each process compiles anew. Rounding is
+    that of the source: no reordering of sums and no fused multiply-add.
+    """
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # numba found no folder that it may write a cache to
+        return numba.njit(nogil=True, error_model="numpy")(function)
