@@ -95,12 +95,10 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class AskStatistic:
-    """One query (`common.statistics`) over the training cases of a fold, after the given table steps."""
+    """One query (`common.statistics`) over the training cases of a fold, after the table steps learned so far."""
 
     study_digest: str
     fold: int
-    phase: str
-    table: str
     kind: str
     values: Values
     table_steps: tuple[TableStep, ...] = ()

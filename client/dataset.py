@@ -1,0 +1,138 @@
+"""A site's cases as arrays, and which of them a fold trains and tests on. Nothing here leaves the site."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from client.ingest.manifest import CaseRow, clinical_names
+from client.preparation import PreparedCase, study_feature_names
+from common.config.study import (
+    ClassOutcomeConfig,
+    FoldsConfig,
+    HoldoutConfig,
+    OutcomeConfig,
+    ScalarOutcomeConfig,
+    StudyConfig,
+)
+from common.errors import StatisticError
+from common.messages import Split
+from common.outcomes import ClassOutcome, Outcome, ScalarOutcome, SurvivalOutcome
+from common.tables import FeatureTable
+
+Rows = npt.NDArray[np.int64]
+
+NEVER_TESTED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The usable cases of a site, sorted by case id.
+
+    Parameters
+    ----------
+    features, clinical : FeatureTable
+        Radiomics (n_cases, n_features) and coded clinical columns (n_cases, n_clinical).
+    patches : ndarray of float32, shape (n_cases, C, D, H, W), or None
+        Image channels and the ROI as the last one.
+    outcome : Outcome
+    batch : tuple of str
+        ComBat's batch of each case.
+    tested_in : ndarray of int64, shape (n_cases,)
+        The fold in which a case is tested, or `NEVER_TESTED`; in all other folds it is trained on.
+    trains : bool
+        False at an external site, whose cases are only tested.
+    """
+
+    features: FeatureTable
+    clinical: FeatureTable
+    patches: npt.NDArray[np.float32] | None
+    outcome: Outcome
+    batch: tuple[str, ...]
+    tested_in: Rows
+    trains: bool
+
+    def rows(self, fold: int, split: Split) -> Rows:
+        """Row numbers of a split."""
+        tested = self.tested_in == fold
+        if split == "test":
+            return np.flatnonzero(tested)
+        return np.flatnonzero(~tested) if self.trains else np.zeros(0, dtype=np.int64)
+
+
+def assign_folds(case_ids: Sequence[str], strata: Sequence[int], study: StudyConfig, *, trains: bool) -> Rows:
+    """The fold in which each case is tested, shape (n_cases,).
+
+    Within each stratum (the class, or the event) cases are ordered by a hash of seed and case id: the assignment does
+    not depend on the order of the manifest.
+    """
+    tested = np.full(len(case_ids), NEVER_TESTED, dtype=np.int64)
+    split = study.split
+    started = 0
+    for stratum in sorted(set(strata)):
+        members = [i for i, s in enumerate(strata) if s == stratum]
+        members.sort(key=lambda i: hashlib.sha256(f"{study.seed}\x1f{case_ids[i]}".encode()).digest())
+        if isinstance(split, FoldsConfig):
+            for position, i in enumerate(members):
+                tested[i] = (started + position) % split.count
+            started += len(members)
+        elif not trains:
+            tested[members] = 0
+        else:
+            tested[members[: _n_test(len(members), split)]] = 0
+    return tested
+
+
+def _n_test(n: int, split: HoldoutConfig) -> int:
+    return round(n * split.test_fraction)
+
+
+def make_outcome(config: OutcomeConfig, values: Sequence[tuple[float, ...]]) -> Outcome:
+    """The outcome of cases from the manifest's numbers."""
+    table = np.asarray(values, dtype=np.float64)
+    if isinstance(config, ClassOutcomeConfig):
+        return ClassOutcome(table[:, 0].astype(np.int64), config.names)
+    if isinstance(config, ScalarOutcomeConfig):
+        return ScalarOutcome(table[:, 0], config.unit)
+    return SurvivalOutcome(table[:, 0] > 0, table[:, 1])
+
+
+def strata(outcome: Outcome) -> list[int]:
+    """What a split keeps in proportion: the class, or whether the event came; one stratum for a number."""
+    if isinstance(outcome, ClassOutcome):
+        return [int(label) for label in outcome.labels]
+    if isinstance(outcome, SurvivalOutcome):
+        return [int(event) for event in outcome.event]
+    return [0] * len(outcome)
+
+
+def build_dataset(cases: Sequence[tuple[CaseRow, PreparedCase]], study: StudyConfig, *, site: str) -> Dataset:
+    """Arrays of the prepared cases, sorted by case id, with the folds assigned.
+
+    Raises
+    ------
+    StatisticError
+        If no case is usable.
+    """
+    if not cases:
+        raise StatisticError(f"site {site} has no usable case")
+    ordered = sorted(cases, key=lambda pair: pair[0].case_id)
+    ids = tuple(row.case_id for row, _ in ordered)
+    clinical = clinical_names(study.clinical)
+    outcome = make_outcome(study.outcome, [row.outcome for row, _ in ordered])
+    trains = site in study.training_sites
+    patches = [case.patch for _, case in ordered if case.patch is not None]
+    values = np.array([[row.clinical[name] for name in clinical] for row, _ in ordered], dtype=np.float64)
+    return Dataset(
+        features=FeatureTable(np.stack([case.features for _, case in ordered]), study_feature_names(study), ids),
+        clinical=FeatureTable(values.reshape(len(ids), len(clinical)), clinical, ids),
+        patches=np.stack(patches) if patches else None,
+        outcome=outcome,
+        batch=(site,) * len(ids),
+        tested_in=assign_folds(ids, strata(outcome), study, trains=trains),
+        trains=trains,
+    )

@@ -1,0 +1,243 @@
+"""The manifest: a CSV with one row a case. Every row becomes a `CaseRow` or a `CaseError`; no row is lost.
+
+Cheap checks only: columns, duplicates, site, outcome, clinical values, and that the image files exist. What is inside
+the images is checked when they are read (`client.preparation`).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config.study import (
+    ClassOutcomeConfig,
+    ClinicalConfig,
+    ImageConfig,
+    ScalarOutcomeConfig,
+    StudyConfig,
+    SurvivalOutcomeConfig,
+)
+from common.errors import CaseError, Code, ConfigError
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "."})
+"""Cells that mean "not known", in any case, as spreadsheets and R write them."""
+
+
+@dataclass(frozen=True)
+class ImagePaths:
+    """Where one image of a case and its ROI lie."""
+
+    image: Path
+    roi: Path
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """A row that passed the manifest's checks.
+
+    Parameters
+    ----------
+    clinical : mapping of coded column name to value
+        Numbers as they are, categories one column a value (0 or 1); NaN where missing.
+    outcome : tuple of float
+        The class's index, or the value, or event (0 or 1) and days.
+    """
+
+    case_id: str
+    site: str
+    images: Mapping[str, ImagePaths]
+    clinical: Mapping[str, float]
+    outcome: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All rows of a file: ``len(rows) + len(faults)`` is the number of lines with content."""
+
+    rows: tuple[CaseRow, ...]
+    faults: tuple[CaseError, ...]
+
+
+def clinical_names(columns: Sequence[ClinicalConfig]) -> tuple[str, ...]:
+    """Names of the coded clinical columns, in order: a number keeps its name, a category is ``column=value``."""
+    names: list[str] = []
+    for column in columns:
+        names += [column.column] if column.kind == "numeric" else [f"{column.column}={v}" for v in column.values[1:]]
+    return tuple(names)
+
+
+def read_manifest(path: Path, study: StudyConfig, *, data: Path, site: str | None) -> Manifest:
+    """Read and check a manifest.
+
+    Parameters
+    ----------
+    data : Path
+        Folder that image paths start from.
+    site : str, optional
+        The hospital that reads; rows of others are faults. Without it every site of the study may occur.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or has no header.
+    """
+    rows, faults, seen = [], [], set()
+    for number, cells in _lines(path):
+        case_id = cells.get(study.case_column, "").strip()
+        name = case_id or f"in line {number}"
+        try:
+            if not case_id:
+                raise CaseError(name, f"column {study.case_column} is empty or absent", code=Code.COLUMN_MISSING)
+            if case_id in seen:
+                raise CaseError(name, f"line {number} repeats the case", code=Code.CASE_DUPLICATE)
+            seen.add(case_id)
+            rows.append(_row(case_id, cells, study, data=data, site=site))
+        except CaseError as error:
+            faults.append(error)
+    return Manifest(tuple(rows), tuple(faults))
+
+
+def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not reader.fieldnames:
+                raise ConfigError(str(path), ["has no header line"])
+            # a short row lacks its last columns; a long one has cells that belong to none (key None)
+            return [
+                (reader.line_num, {k: v for k, v in row.items() if isinstance(k, str) and isinstance(v, str)})
+                for row in reader
+            ]
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(str(path), [f"is not a CSV file in UTF-8: {error}"]) from error
+
+
+def _row(case_id: str, cells: Mapping[str, str], study: StudyConfig, *, data: Path, site: str | None) -> CaseRow:
+    if not _is_plain(case_id):
+        raise CaseError(case_id, "case ids are letters, digits, dot, dash and underscore", code=Code.CASE_INVALID)
+    return CaseRow(
+        case_id=case_id,
+        site=_site(case_id, cells, study, site),
+        outcome=_outcome(case_id, cells, study),
+        clinical=_clinical(case_id, cells, study.clinical),
+        images={image.name: _paths(case_id, cells, image, data) for image in study.images},
+    )
+
+
+def _is_plain(case_id: str) -> bool:
+    return len(case_id) <= 64 and case_id[0] != "." and all(c.isalnum() or c in "._-" for c in case_id)
+
+
+def _cell(case_id: str, cells: Mapping[str, str], column: str) -> str:
+    if column not in cells:
+        raise CaseError(case_id, f"column {column} is absent", code=Code.COLUMN_MISSING)
+    return cells[column].strip()
+
+
+def _site(case_id: str, cells: Mapping[str, str], study: StudyConfig, site: str | None) -> str:
+    if study.site_column is None:
+        if site is None:
+            raise CaseError(case_id, "the study names no site_column", code=Code.SITE_UNKNOWN)
+        return site
+    got = _cell(case_id, cells, study.site_column)
+    known = [site] if site is not None else [entry.name for entry in study.sites]
+    if got not in known:
+        raise CaseError(case_id, f"site {got!r}, expected {' or '.join(known)}", code=Code.SITE_UNKNOWN)
+    return got
+
+
+def _outcome(case_id: str, cells: Mapping[str, str], study: StudyConfig) -> tuple[float, ...]:
+    outcome = study.outcome
+    if isinstance(outcome, ClassOutcomeConfig):
+        got = _outcome_cell(case_id, cells, outcome.column)
+        if got not in outcome.values:
+            expected = ", ".join(outcome.values)
+            reason = f"{outcome.column} is {got!r}, expected one of {expected}"
+            raise CaseError(case_id, reason, code=Code.OUTCOME_INVALID)
+        return (float(outcome.values.index(got)),)
+    if isinstance(outcome, ScalarOutcomeConfig):
+        return (_outcome_number(case_id, cells, outcome.column),)
+    return _survival(case_id, cells, outcome)
+
+
+def _survival(case_id: str, cells: Mapping[str, str], outcome: SurvivalOutcomeConfig) -> tuple[float, ...]:
+    event = _outcome_cell(case_id, cells, outcome.event_column) in outcome.event_values
+    days = _outcome_number(case_id, cells, outcome.time_column)
+    if days <= 0:
+        raise CaseError(case_id, f"{outcome.time_column} is {days:g}, expected > 0", code=Code.OUTCOME_INVALID)
+    return float(event), days
+
+
+def _outcome_cell(case_id: str, cells: Mapping[str, str], column: str) -> str:
+    got = _cell(case_id, cells, column)
+    if got.lower() in MISSING:
+        raise CaseError(case_id, f"{column} is empty", code=Code.OUTCOME_MISSING)
+    return got
+
+
+def _outcome_number(case_id: str, cells: Mapping[str, str], column: str) -> float:
+    number = _number(_outcome_cell(case_id, cells, column))
+    if number is None:
+        raise CaseError(case_id, f"{column} is no finite number", code=Code.OUTCOME_INVALID)
+    return number
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _clinical(case_id: str, cells: Mapping[str, str], columns: Sequence[ClinicalConfig]) -> dict[str, float]:
+    coded: dict[str, float] = {}
+    for column in columns:
+        got = _cell(case_id, cells, column.column)
+        if got.lower() in MISSING:
+            if column.missing == "exclude":
+                raise CaseError(case_id, f"{column.column} is empty", code=Code.CLINICAL_MISSING)
+            coded |= dict.fromkeys(clinical_names([column]), math.nan)
+        elif column.kind == "categorical":
+            coded |= _category(case_id, got, column)
+        else:
+            coded[column.column] = _in_range(case_id, got, column)
+    return coded
+
+
+def _category(case_id: str, got: str, column: ClinicalConfig) -> dict[str, float]:
+    if got not in column.values:
+        reason = f"{column.column} is {got!r}, expected one of {', '.join(column.values)}"
+        raise CaseError(case_id, reason, code=Code.CLINICAL_INVALID)
+    return {f"{column.column}={value}": float(got == value) for value in column.values[1:]}
+
+
+def _in_range(case_id: str, got: str, column: ClinicalConfig) -> float:
+    number = _number(got)
+    if number is None:
+        raise CaseError(case_id, f"{column.column} is {got!r}, expected a number", code=Code.CLINICAL_INVALID)
+    low = -math.inf if column.minimum is None else column.minimum
+    high = math.inf if column.maximum is None else column.maximum
+    if not low <= number <= high:
+        reason = f"{column.column} is {number:g}, expected {low:g} to {high:g}"
+        raise CaseError(case_id, reason, code=Code.CLINICAL_INVALID)
+    return number
+
+
+def _paths(case_id: str, cells: Mapping[str, str], image: ImageConfig, data: Path) -> ImagePaths:
+    """Paths from the manifest's own columns, or from the study's patterns; they must stay below ``data``."""
+    found = {}
+    for part, pattern in (("image", image.image), ("roi", image.roi)):
+        listed = cells.get(f"{image.name}_{part}", "").strip()
+        relative = Path(listed or pattern.replace("{case_id}", case_id))
+        if relative.is_absolute() or ".." in relative.parts:
+            raise CaseError(case_id, f"{image.name} {part} path leaves the data folder", code=Code.CASE_INVALID)
+        found[part] = data / relative
+        if not found[part].is_file():
+            raise CaseError(case_id, f"no file {found[part]}", code=Code.FILE_MISSING)
+    return ImagePaths(found["image"], found["roi"])

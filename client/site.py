@@ -1,0 +1,111 @@
+"""`Site.answer(request)`: one short method a request. The only way from the patients' data to the outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from client.study_at_site import PreparedStudy
+from common.codec import encode, encoded_size
+from common.config.loading import digest, error_code
+from common.config.site import SiteConfig
+from common.config.study import StudyConfig
+from common.errors import Code, FedradError, GateError
+from common.journal import JsonLines
+from common.messages import (
+    AskStatistic,
+    Done,
+    Evaluate,
+    Finish,
+    Hello,
+    Prepare,
+    Refusal,
+    Reply,
+    Request,
+    Train,
+    Welcome,
+)
+from common.version import versions
+
+
+class Site:
+    """A hospital's answers to the studies that it approved.
+
+    Parameters
+    ----------
+    config : SiteConfig
+    studies : sequence of StudyConfig
+        What this hospital agreed to; requests of any other study are refused.
+    """
+
+    def __init__(self, config: SiteConfig, studies: Sequence[StudyConfig]) -> None:
+        self.config = config
+        self.log = JsonLines(config.state / "log.jsonl")
+        self.outbox = JsonLines(config.state / "outbox.jsonl")
+        self._studies = {digest(study): study for study in studies}
+        self._opened: dict[str, PreparedStudy] = {}
+
+    def answer(self, request: Request) -> Reply:
+        """The reply to a request; a failure becomes a `Refusal` with its code, and its sentence stays in the log."""
+        started = perf_counter()
+        reply: Reply
+        try:
+            reply = self._answer(request)
+        except FedradError as error:
+            self.log.write("refused", request=type(request).__name__, code=error.code, reason=str(error))
+            reply = Refusal(error.code)
+        except Exception as error:  # noqa: BLE001 - whatever a library raises, its text must not leave the site
+            self.log.write("failed", request=type(request).__name__, reason=f"{type(error).__name__}: {error}")
+            reply = Refusal(error_code(error))
+        self._record(request, reply, perf_counter() - started)
+        return reply
+
+    def _answer(self, request: Request) -> Reply:
+        study = self._approved(request.study_digest)
+        if isinstance(request, Hello):
+            return self._hello(request)
+        if isinstance(request, Prepare):
+            return study.prepare(request.budget_s)
+        if isinstance(request, AskStatistic):
+            return study.opened().statistic(request)
+        if isinstance(request, Train):
+            return study.opened().train(request)
+        if isinstance(request, Evaluate):
+            return study.opened().evaluate(request)
+        return self._finish(request)
+
+    def _approved(self, study_digest: str) -> PreparedStudy:
+        study = self._studies.get(study_digest)
+        if study is None:
+            known = ", ".join(f"{study.name} {key[:12]}" for key, study in self._studies.items())
+            reason = f"study {study_digest[:12]} is not approved here; approved: {known}"
+            raise GateError(reason, code=Code.STUDY_NOT_APPROVED)
+        if study_digest not in self._opened:
+            self._opened[study_digest] = PreparedStudy(study, self.config, self.log)
+        return self._opened[study_digest]
+
+    def _hello(self, request: Hello) -> Welcome:
+        own = versions()
+        differing = [
+            f"{name} {own.get(name, 'absent')} here, {got} at the coordinator"
+            for name, got in sorted(request.versions.items())
+            if own.get(name) != got
+        ]
+        if differing:
+            raise GateError("; ".join(differing), code=Code.VERSION_MISMATCH)
+        return Welcome(self.config.site, own)
+
+    def _finish(self, request: Finish) -> Done:
+        self._opened.pop(request.study_digest, None)
+        return Done()
+
+    def _record(self, request: Request, reply: Reply, seconds: float) -> None:
+        self.outbox.write(
+            "left",
+            study=request.study_digest,
+            request=type(request).__name__,
+            reply=type(reply).__name__,
+            code=reply.code if isinstance(reply, Refusal) else "",
+            bytes=encoded_size(encode(reply)),
+            seconds=round(seconds, 3),
+        )

@@ -1,0 +1,170 @@
+"""One approved study on one site's cases: what stands behind each answer of `client.site.Site`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.dataset import Dataset, Rows, build_dataset
+from client.ingest.manifest import clinical_names, read_manifest
+from client.preparation import Preparation, study_feature_names
+from client.training.loop import ModelData, Position, TrainingData, predict, train
+from common.arrays import difference
+from common.config.site import SiteConfig
+from common.config.study import StudyConfig, StudyModel
+from common.errors import CaseError, Code, GateError
+from common.evaluation import evaluation_sums
+from common.journal import JsonLines
+from common.messages import (
+    AskStatistic,
+    Evaluate,
+    EvaluationSums,
+    LocalUpdate,
+    Prepared,
+    Split,
+    StatisticSums,
+    TableStep,
+    Train,
+)
+from common.models import get_parameters, set_parameters
+from common.rng import generator
+from common.statistics import decode_query
+from common.statistics.procedure import Cohort
+from common.statistics.table_steps import apply_steps, decode_steps
+from common.tables import FeatureTable
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Who trains, and on what: all that differs between hospitals once the cases are prepared."""
+
+    site: str
+    device: str
+    minimum_cases: int
+
+
+class StudyAtSite:
+    """A study on prepared cases. Keeps nothing that could not be made again from the files."""
+
+    def __init__(self, study: StudyConfig, trainer: Trainer, data: Dataset) -> None:
+        self.study = study
+        self.trainer = trainer
+        self.data = data
+        self._task = study.outcome.task()
+        self._table = data.features.beside(data.clinical)
+
+    def statistic(self, request: AskStatistic) -> StatisticSums:
+        """Sums over the training cases of a fold, after the learned steps."""
+        query = decode_query(request.kind, request.values)
+        rows = self._rows(request.fold, "train")
+        table = self._applied(request.table_steps, rows)
+        cohort = Cohort(
+            table=table,
+            clinical=self.data.clinical.rows(table.case_ids),
+            outcome=self.data.outcome.take(rows),
+            batch=tuple(self.data.batch[i] for i in rows),
+            seed=self.study.seed,
+        )
+        return StatisticSums(len(rows), query.summarise(cohort))
+
+    def train(self, request: Train) -> LocalUpdate:
+        """One round of local epochs from the request's parameters; the delta leaves."""
+        entry = self.study.study_model(request.model)
+        rows = self._rows(request.fold, "train")
+        inputs = self._inputs(entry, rows, request.table_steps)
+        module = entry.model.build(self.study.model_inputs(inputs.table.shape[1] if inputs.table is not None else 0))
+        set_parameters(module, request.parameters)
+        strategy = self.study.federated.strategy.build()
+        reference = [parameter.detach().clone() for parameter in module.parameters()]
+        result = train(
+            module,
+            TrainingData(inputs.images, inputs.table, self._task.targets(self.data.outcome.take(rows))),
+            task=self._task,
+            settings=entry.training,
+            position=Position(request.round_number, entry.rounds),
+            generator=generator(
+                self.study.seed, "train", self.trainer.site, entry.name, request.fold, request.round_number
+            ),
+            penalty=lambda trained: torch.as_tensor(strategy.penalty(list(trained.parameters()), reference)),
+            device=torch.device(self.trainer.device),
+        )
+        delta = difference(get_parameters(module), request.parameters)
+        return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, result.train_loss[-1])
+
+    def evaluate(self, request: Evaluate) -> EvaluationSums:
+        """Mergeable sums of the model's predictions on a split."""
+        entry = self.study.study_model(request.model)
+        rows = self._rows(request.fold, request.split)
+        inputs = self._inputs(entry, rows, request.table_steps)
+        module = entry.model.build(self.study.model_inputs(inputs.table.shape[1] if inputs.table is not None else 0))
+        set_parameters(module, request.parameters)
+        logits = predict(module, inputs, device=torch.device(self.trainer.device))
+        sums = evaluation_sums(self._task.link(logits), self.data.outcome.take(rows))
+        return EvaluationSums(entry.name, len(rows), sums)
+
+    def _rows(self, fold: int, split: Split) -> Rows:
+        rows = self.data.rows(fold, split)
+        if len(rows) < self.trainer.minimum_cases:
+            reason = f"{len(rows)} {split} cases in fold {fold}, the minimum here is {self.trainer.minimum_cases}"
+            raise GateError(reason, code=Code.SMALL_CELL)
+        return rows
+
+    def _applied(self, steps: tuple[TableStep, ...], rows: Rows) -> FeatureTable:
+        table = self._table.rows(self._table.case_ids[i] for i in rows)
+        return apply_steps(table, decode_steps(steps))
+
+    def _inputs(self, entry: StudyModel, rows: Rows, steps: tuple[TableStep, ...]) -> ModelData:
+        patches = self.data.patches
+        images = torch.from_numpy(patches[rows]) if entry.model.needs_image and patches is not None else None
+        columns: npt.NDArray[np.float64] | None = None
+        if entry.model.needs_table:
+            columns = self._applied(steps, rows).values
+        return ModelData(images, None if columns is None else torch.from_numpy(columns.astype(np.float32)))
+
+
+class PreparedStudy:
+    """The way from the manifest to a `StudyAtSite`: prepares case after case, then opens the study on them."""
+
+    def __init__(self, study: StudyConfig, config: SiteConfig, log: JsonLines) -> None:
+        if config.site not in [entry.name for entry in study.sites]:
+            raise GateError(f"study {study.name} has no site {config.site}", code=Code.SITE_UNKNOWN)
+        self.study = study
+        self.config = config
+        self._opened: StudyAtSite | None = None
+        self._preparation = Preparation(
+            read_manifest(config.manifest, study, data=config.data, site=config.site),
+            study,
+            cache=config.state / "cache",
+            processes=config.processes,
+            note=lambda fault: _note(log, fault),
+        )
+
+    def prepare(self, budget_s: float) -> Prepared:
+        """Go on with the pending cases and count."""
+        work = self._preparation
+        work.advance(budget_s)
+        names = study_feature_names(self.study) + clinical_names(self.study.clinical)
+        schema = FeatureTable(np.zeros((0, len(names))), names, ()).schema_digest
+        exclusions = Counter(str(fault.code) for fault in work.faults)
+        return Prepared(work.n_listed, len(work.done), len(work.pending), dict(exclusions), schema, names)
+
+    def opened(self) -> StudyAtSite:
+        """The study on all usable cases; after a restart this reads them from the cache first."""
+        if self._opened is None:
+            self._preparation.advance(float("inf"))
+            trainer = Trainer(
+                self.config.site,
+                self.config.device,
+                max(self.config.minimum_cases, self.study.privacy.minimum_cases),
+            )
+            data = build_dataset(list(self._preparation.done.values()), self.study, site=self.config.site)
+            self._opened = StudyAtSite(self.study, trainer, data)
+        return self._opened
+
+
+def _note(log: JsonLines, fault: CaseError) -> None:
+    log.write("excluded", case=fault.case_id, code=fault.code, reason=fault.reason)

@@ -1,0 +1,315 @@
+"""`study.toml`: what all parties agree to. Its digest travels with the run; a site refuses one it has not approved."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from common.config.imaging import ImagingStep
+from common.config.loading import Frozen, refuse, require
+from common.models import ModelConfig, ModelInputs
+from common.strategies import FedAvgConfig, StrategyConfig
+from common.tasks import ClassificationTask, RegressionTask, SurvivalTask, TrainingConfig
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+ColumnName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_{}./-]+$", max_length=200)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class StudySite(Frozen):
+    """A hospital of the study; an ``external`` one is evaluated and never trained on."""
+
+    name: Name
+    role: Literal["training", "external"] = "training"
+
+
+class ClassOutcomeConfig(Frozen):
+    """A column of class labels. With two classes, the second is the event."""
+
+    kind: Literal["classification"]
+    column: ColumnName
+    values: Annotated[tuple[str, ...], Field(min_length=2)]
+    names: Annotated[tuple[str, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _paired(self) -> ClassOutcomeConfig:
+        faults: list[str] = []
+        require(len(self.values) == len(self.names), "values and names must pair up", faults)
+        require(len(set(self.values)) == len(self.values), "values must differ from one another", faults)
+        refuse(faults)
+        return self
+
+    def task(self) -> ClassificationTask:
+        return ClassificationTask(classes=self.names)
+
+
+class ScalarOutcomeConfig(Frozen):
+    """A column of numbers in ``unit``; the network learns ``(value - centre) / scale``."""
+
+    kind: Literal["regression"]
+    column: ColumnName
+    unit: str
+    centre: float = 0.0
+    scale: PositiveFloat = 1.0
+
+    def task(self) -> RegressionTask:
+        return RegressionTask(unit=self.unit, centre=self.centre, scale=self.scale)
+
+
+class SurvivalOutcomeConfig(Frozen):
+    """A column that says whether the event came, and one with the days until it or until the last visit.
+
+    Parameters
+    ----------
+    interval_ends_days : tuple of float
+        Rising ends of the intervals in which the hazard is predicted.
+    """
+
+    kind: Literal["survival"]
+    event_column: ColumnName
+    event_values: Annotated[tuple[str, ...], Field(min_length=1)]
+    time_column: ColumnName
+    interval_ends_days: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+    def task(self) -> SurvivalTask:
+        return SurvivalTask(interval_ends_days=self.interval_ends_days)
+
+
+OutcomeConfig = Annotated[ClassOutcomeConfig | ScalarOutcomeConfig | SurvivalOutcomeConfig, Field(discriminator="kind")]
+
+
+class ImageConfig(Frozen):
+    """One image of a case and its ROI.
+
+    Parameters
+    ----------
+    image, roi : str
+        Where the files lie below the site's data folder; ``{case_id}`` stands for the case. A manifest with the columns
+        ``NAME_image`` and ``NAME_roi`` overrides both.
+    steps : tuple of imaging steps
+        Applied in order; every application is recorded on the case.
+    """
+
+    name: Name
+    modality: Literal["CT", "MR", "PET"]
+    image: Pattern
+    roi: Pattern
+    roi_label: PositiveInt = 1
+    steps: tuple[ImagingStep, ...] = ()
+
+
+class ClinicalConfig(Frozen):
+    """A clinical column: a number with its plausible range, or one of the listed values (coded one column a value)."""
+
+    column: ColumnName
+    kind: Literal["numeric", "categorical"]
+    minimum: float | None = None
+    maximum: float | None = None
+    values: tuple[str, ...] = ()
+    missing: Literal["exclude", "impute"] = "impute"
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> ClinicalConfig:
+        faults: list[str] = []
+        if self.kind == "categorical":
+            require(len(self.values) >= 2, f"{self.column}: a categorical column needs at least 2 values", faults)
+            require(self.minimum is None and self.maximum is None, f"{self.column}: only numbers have a range", faults)
+        else:
+            require(not self.values, f"{self.column}: a numeric column has no list of values", faults)
+        refuse(faults)
+        return self
+
+
+class RadiomicsConfig(Frozen):
+    """Which features of which images: a preset of ``configs/radiomics``."""
+
+    preset: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    images: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+class PatchConfig(Frozen):
+    """What an image model sees: a box around the ROI's centre, one channel an image and the ROI as the last one.
+
+    Parameters
+    ----------
+    spacing_mm, shape : tuple of 3
+        In x, y, z order, as in DICOM.
+    window : tuple of 2, optional
+        Intensities that become 0 and 1, with what lies beyond cut off; without it the patch is z-scored.
+    """
+
+    images: Annotated[tuple[Name, ...], Field(min_length=1)]
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    window: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _window_rises(self) -> PatchConfig:
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window must rise, got {self.window}")
+        return self
+
+
+class HoldoutConfig(Frozen):
+    """One split a site: ``test_fraction`` of its cases, stratified by class, is never trained on."""
+
+    kind: Literal["holdout"] = "holdout"
+    test_fraction: Fraction = 0.3
+
+
+class FoldsConfig(Frozen):
+    """Cross-validation: each case is tested once, in ``count`` runs of the whole procedure."""
+
+    kind: Literal["folds"]
+    count: Annotated[int, Field(ge=2, le=20)]
+
+
+SplitConfig = Annotated[HoldoutConfig | FoldsConfig, Field(discriminator="kind")]
+
+
+class TableConfig(Frozen):
+    """How features become a training table; all is learned from merged sums of the training cases only."""
+
+    impute: Literal["mean", "median"] = "mean"
+    standardise: bool = True
+    maximum_correlation: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class StudyModel(Frozen):
+    """One model of the study and how it is trained."""
+
+    name: Name
+    model: ModelConfig
+    training: TrainingConfig
+    rounds: PositiveInt
+
+
+class FederatedConfig(Frozen):
+    """How rounds are run.
+
+    Parameters
+    ----------
+    quorum : int, optional
+        Least number of training sites whose updates make a round; all of them where it is not given.
+    round_deadline_s, prepare_deadline_s : float
+        How long one request may take; a site that is late is skipped, named and asked again in the next round.
+    """
+
+    strategy: StrategyConfig = FedAvgConfig()
+    quorum: PositiveInt | None = None
+    round_deadline_s: PositiveFloat = 600.0
+    prepare_deadline_s: PositiveFloat = 3600.0
+
+
+class EvaluationConfig(Frozen):
+    """``confidence`` of all intervals; below ``warn_below_events`` the report warns in words."""
+
+    confidence: Fraction = 0.95
+    threshold: Fraction = 0.5
+    warn_below_events: PositiveInt = 100
+
+
+class PrivacyConfig(Frozen):
+    """``minimum_cases``: no statistic from fewer; a hospital's own ``site.toml`` may ask for more."""
+
+    minimum_cases: PositiveInt = 5
+
+
+class StudyConfig(Frozen):
+    """The whole study."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    title: str
+    purpose: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    sites: Annotated[tuple[StudySite, ...], Field(min_length=1)]
+    case_column: ColumnName = "case_id"
+    site_column: ColumnName | None = None
+    outcome: OutcomeConfig
+    images: Annotated[tuple[ImageConfig, ...], Field(min_length=1)]
+    clinical: tuple[ClinicalConfig, ...] = ()
+    radiomics: RadiomicsConfig | None = None
+    patch: PatchConfig | None = None
+    split: SplitConfig = HoldoutConfig()
+    table: TableConfig = TableConfig()
+    models: Annotated[tuple[StudyModel, ...], Field(min_length=1)]
+    federated: FederatedConfig = FederatedConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    local_only: bool = False
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> StudyConfig:
+        faults: list[str] = []
+        self._check_names(faults)
+        self._check_references(faults)
+        for entry in self.models:
+            if entry.model.needs_image:
+                require(self.patch is not None, f"model {entry.name}: kind {entry.model.kind} needs [patch]", faults)
+            if entry.model.needs_table:
+                has_table = self.radiomics is not None or bool(self.clinical)
+                message = f"model {entry.name}: kind {entry.model.kind} needs [radiomics] or [[clinical]]"
+                require(has_table, message, faults)
+        require(self.n_training > 0, "sites: at least one has the role training", faults)
+        quorum = self.federated.quorum or self.n_training
+        message = f"federated.quorum: {quorum} of {self.n_training} training sites can never be met"
+        require(quorum <= self.n_training, message, faults)
+        refuse(faults)
+        return self
+
+    def _check_names(self, faults: list[str]) -> None:
+        columns = [entry.column for entry in self.clinical]
+        for kind, names in (
+            ("site", [entry.name for entry in self.sites]),
+            ("image", [entry.name for entry in self.images]),
+            ("model", [entry.name for entry in self.models]),
+            ("clinical column", columns),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            require(not twice, f"{kind} given twice: {', '.join(twice)}", faults)
+        leaked = sorted(self.outcome_columns & set(columns))
+        require(not leaked, f"clinical column is the outcome itself: {', '.join(leaked)}", faults)
+
+    def _check_references(self, faults: list[str]) -> None:
+        known = {entry.name for entry in self.images}
+        for place, names in (
+            ("radiomics.images", self.radiomics.images if self.radiomics else ()),
+            ("patch.images", self.patch.images if self.patch else ()),
+        ):
+            unknown = sorted(set(names) - known)
+            message = f"{place}: no [[images]] named {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+            require(not unknown, message, faults)
+
+    @property
+    def outcome_columns(self) -> frozenset[str]:
+        if isinstance(self.outcome, SurvivalOutcomeConfig):
+            return frozenset({self.outcome.event_column, self.outcome.time_column})
+        return frozenset({self.outcome.column})
+
+    @property
+    def training_sites(self) -> tuple[str, ...]:
+        return tuple(sorted(site.name for site in self.sites if site.role == "training"))
+
+    @property
+    def n_training(self) -> int:
+        return len(self.training_sites)
+
+    @property
+    def n_folds(self) -> int:
+        return self.split.count if isinstance(self.split, FoldsConfig) else 1
+
+    def model_inputs(self, n_columns: int) -> ModelInputs:
+        """Shapes that a model of this study is built for, with ``n_columns`` columns in the training table."""
+        patch = self.patch
+        n_channels = len(patch.images) + 1 if patch else 0
+        width, height, depth = patch.shape if patch else (0, 0, 0)
+        return ModelInputs(n_channels, (depth, height, width), n_columns, self.outcome.task().n_outputs)
+
+    def study_model(self, name: str) -> StudyModel:
+        for entry in self.models:
+            if entry.name == name:
+                return entry
+        raise KeyError(name)

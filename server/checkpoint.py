@@ -1,0 +1,106 @@
+"""What must survive a kill: one file a unit of work, written atomically, read back exactly.
+
+A unit is a step of the study that ends in arrays: the learned table of a fold, the state of one model's training after
+its last complete round, the evaluation sums of one model. The procedure (`server.study`) asks for each unit before it
+does the work; a resumed study therefore repeats nothing but the round that was cut off, and from the same numbers.
+
+The format is safetensors: arrays and a JSON text, no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from common.errors import StateError
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Arrays and JSON values of one unit of work."""
+
+    arrays: Arrays
+    values: Mapping[str, Any]
+
+
+class CheckpointStore:
+    """The units of one study run.
+
+    Parameters
+    ----------
+    folder : Path
+    study_digest : str
+        Written into every file; a file of another study is refused.
+    """
+
+    def __init__(self, folder: Path, study_digest: str) -> None:
+        self.folder = folder
+        self.study_digest = study_digest
+        folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob(".partial-*"):
+            partial.unlink(missing_ok=True)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(path.stem for path in self.folder.glob("*.safetensors")))
+
+    def save(self, name: str, unit: Unit) -> None:
+        """Replace the unit's file in one step; a crash leaves the former one."""
+        metadata = {"study_digest": self.study_digest, "values": json.dumps(unit.values, allow_nan=False)}
+        arrays = {key: np.ascontiguousarray(array) for key, array in unit.arrays.items()}
+        write_atomic(self._path(name), save(arrays, metadata=metadata))
+
+    def load(self, name: str) -> Unit | None:
+        """The unit, or None where it was not saved yet.
+
+        Raises
+        ------
+        StateError
+            If the file is damaged or belongs to another study.
+        """
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            values = json.loads(metadata["values"])
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise StateError(f"checkpoint {path} is damaged: {error}") from error
+        if metadata.get("study_digest") != self.study_digest:
+            got = str(metadata.get("study_digest"))[:12]
+            raise StateError(f"checkpoint {path} is of study {got}, expected {self.study_digest[:12]}")
+        return Unit(arrays, values)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it."""
+    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,123 @@
+"""How the coordinator talks to the sites: who answers, who is awaited, what each answer cost, and who stays out.
+
+Every question of the study goes through `Conversation`, so that bytes, refusals and waits are counted in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from common.errors import Code, FederationError
+from common.federation import Answer, Federation
+from common.journal import JsonLines
+from common.messages import ANSWER_OF, Refusal, Reply, Request
+
+ATTEMPTS = 3
+"""How often a silent site is asked the same before the study goes on, or stops, without it."""
+
+Expected = TypeVar("Expected", bound=Reply)
+
+
+@dataclass(frozen=True)
+class Refused(Exception):
+    """A site answered with a code instead of what was asked."""
+
+    site: str
+    code: str
+    request: str
+
+    def __str__(self) -> str:
+        return f"site {self.site} refused {self.request}: {self.code}"
+
+
+class Conversation:
+    """Questions and answers of one study run.
+
+    Parameters
+    ----------
+    federation : Federation
+    journal : JsonLines
+        Receives one line an answer (kind, bytes, seconds) and one a refusal: the data flow of the report.
+    """
+
+    def __init__(self, federation: Federation, journal: JsonLines, study_digest: str) -> None:
+        self.federation = federation
+        self.journal = journal
+        self.study_digest = study_digest
+
+    def ask(
+        self, requests: Mapping[str, Request], expected: type[Expected], *, deadline_s: float, phase: str
+    ) -> Iterator[tuple[str, Expected | Refused]]:
+        """Ask each site once; in sorted order of sites, its reply or its refusal."""
+        for answer in self.federation.ask(requests, deadline_s=deadline_s):
+            reply = answer.reply
+            if not isinstance(reply, Refusal) and type(reply) is not ANSWER_OF[type(requests[answer.site])]:
+                reply = Refusal(Code.MESSAGE)
+            self._record(answer, requests[answer.site], reply, phase)
+            if isinstance(reply, expected):
+                yield answer.site, reply
+            else:
+                code = reply.code if isinstance(reply, Refusal) else str(Code.MESSAGE)
+                yield answer.site, Refused(answer.site, code, type(requests[answer.site]).__name__)
+
+    def insist(
+        self, requests: Mapping[str, Request], expected: type[Expected], *, deadline_s: float, phase: str
+    ) -> Iterator[tuple[str, Expected | Refused]]:
+        """As `ask`, but a site that was silent is asked again, up to `ATTEMPTS` times in all.
+
+        The answers still come in sorted order of sites where every site answers at once, which is what sums in a fixed
+        order need; `in_order` restores it where one came late.
+        """
+        waiting = dict(requests)
+        for attempt in range(1, ATTEMPTS + 1):
+            silent: dict[str, Request] = {}
+            for site, reply in self.ask(waiting, expected, deadline_s=deadline_s, phase=phase):
+                if isinstance(reply, Refused) and reply.code == Code.SITE_SILENT and attempt < ATTEMPTS:
+                    silent[site] = requests[site]
+                    self.journal.write("awaited", site=site, phase=phase, attempt=attempt)
+                else:
+                    yield site, reply
+            waiting = silent
+            if not waiting:
+                return
+
+    def all_of(
+        self, requests: Mapping[str, Request], expected: type[Expected], *, deadline_s: float, phase: str
+    ) -> dict[str, Expected]:
+        """Every site's reply, sorted by site; the first refusals raise.
+
+        Raises
+        ------
+        FederationError
+            Naming every site that refused or stayed silent, with its code.
+        """
+        replies: dict[str, Expected] = {}
+        refused: list[Refused] = []
+        for site, reply in self.insist(requests, expected, deadline_s=deadline_s, phase=phase):
+            if isinstance(reply, Refused):
+                refused.append(reply)
+            else:
+                replies[site] = reply
+        if refused:
+            raise FederationError(f"{phase}: {'; '.join(map(str, sorted(refused, key=lambda r: r.site)))}")
+        return dict(sorted(replies.items()))
+
+    def _record(self, answer: Answer, request: Request, reply: Reply, phase: str) -> None:
+        self.journal.write(
+            "answer",
+            phase=phase,
+            site=answer.site,
+            request=type(request).__name__,
+            reply=type(reply).__name__,
+            code=reply.code if isinstance(reply, Refusal) else "",
+            bytes_down=answer.bytes_down,
+            bytes_up=answer.bytes_up,
+            seconds=round(answer.seconds, 3),
+        )
+
+
+def same_request(request: Request, sites: Sequence[str]) -> dict[str, Request]:
+    """One request for several sites."""
+    return dict.fromkeys(sites, request)

@@ -1,0 +1,41 @@
+"""A *course* is one way through the study: who trains. All courses are evaluated at all hospitals by the same code.
+
+The federated course trains at all training sites together; a local-only course at one of them; the pooled course (only
+where a simulation puts all cases in one place) at a site that holds them all. Model, scaling, regularisation and number of
+rounds are the study's in each: what differs between their results is the data that they saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.config.study import StudyConfig
+
+FEDERATED = "federated"
+POOLED = "pooled"
+LOCAL = "local-"
+
+
+@dataclass(frozen=True)
+class Course:
+    """A name and the sites that train."""
+
+    name: str
+    trainers: tuple[str, ...]
+
+
+Group = tuple[Course, ...]
+"""Courses that run in lockstep: one course, or several of one trainer each, so that no site waits for another's turn."""
+
+
+def groups_of(study: StudyConfig) -> tuple[Group, ...]:
+    """The courses that a federation can run: the federated one and, where the study asks, each site on its own."""
+    federated: Group = (Course(FEDERATED, study.training_sites),)
+    if not study.local_only or study.n_training == 1:
+        return (federated,)
+    return federated, tuple(Course(LOCAL + site, (site,)) for site in study.training_sites)
+
+
+def pooled_group() -> Group:
+    """The reference in which one site, named as the course, holds all training cases."""
+    return (Course(POOLED, (POOLED,)),)

@@ -1,0 +1,168 @@
+"""The procedure of a study: one function a phase. It knows sites only through `Federation`.
+
+hello -> prepare -> for every fold and group of courses: learn the table -> train each model -> evaluate at every hospital
+-> finish. Every unit of finished work is in the checkpoint store, so the whole procedure can be run again at any time and
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import monotonic
+
+import numpy as np
+import numpy.typing as npt
+
+from common.config.loading import digest
+from common.config.study import StudyConfig, StudyModel
+from common.errors import Code, FederationError
+from common.federation import Federation
+from common.journal import JsonLines
+from common.messages import Done, Evaluate, EvaluationSums, Finish, Hello, Prepare, Prepared, Welcome
+from common.statistics.table_steps import Step, encode_steps
+from common.version import versions
+from server.checkpoint import CheckpointStore, Unit
+from server.conversation import Conversation, Refused
+from server.courses import Course, Group
+from server.table import table_of
+from server.training import TrainingState, train_group
+
+PREPARE_BUDGET_S = 2.0
+"""Seconds of work that a site is asked for at a time while it prepares: how often progress is seen."""
+
+
+def run_study(
+    study: StudyConfig,
+    federation: Federation,
+    *,
+    groups: Sequence[Group],
+    store: CheckpointStore,
+    journal: JsonLines,
+) -> None:
+    """Run, or go on with, all courses of a study; everything that it finds out is in ``store`` and ``journal``.
+
+    Raises
+    ------
+    FederationError
+        If the study cannot go on: too few sites, different versions or feature schemas.
+    """
+    conversation = Conversation(federation, journal, digest(study))
+    sites = _who_takes_part(study, groups)
+    journal.write("study", name=study.name, digest=conversation.study_digest, sites=len(sites))
+    say_hello(study, sites, conversation)
+    names = prepare(study, sites, conversation, store)
+    for fold in range(study.n_folds):
+        for group in groups:
+            run_group(study, group, fold, names, conversation, store)
+    finish = dict.fromkeys(sites, Finish(conversation.study_digest, "completed"))
+    for _ in conversation.ask(finish, Done, deadline_s=study.federated.round_deadline_s, phase="finish"):
+        pass
+    journal.write("finished")
+
+
+def _who_takes_part(study: StudyConfig, groups: Sequence[Group]) -> tuple[str, ...]:
+    hospitals = {site.name for site in study.sites}
+    return tuple(sorted(hospitals | {site for group in groups for course in group for site in course.trainers}))
+
+
+def say_hello(study: StudyConfig, sites: Sequence[str], conversation: Conversation) -> None:
+    """Every site has approved this study and computes with the same versions, or the study does not begin."""
+    request = Hello(conversation.study_digest, versions())
+    deadline = study.federated.round_deadline_s
+    conversation.all_of(dict.fromkeys(sites, request), Welcome, deadline_s=deadline, phase="hello")
+
+
+def prepare(
+    study: StudyConfig, sites: Sequence[str], conversation: Conversation, store: CheckpointStore
+) -> tuple[str, ...]:
+    """Have every site check and measure its cases; the feature names that all of them agree on."""
+    end = monotonic() + study.federated.prepare_deadline_s
+    request = Prepare(conversation.study_digest, PREPARE_BUDGET_S)
+    counts: dict[str, Prepared] = {}
+    waiting = list(sites)
+    while waiting:
+        counts |= conversation.all_of(
+            dict.fromkeys(waiting, request), Prepared, deadline_s=study.federated.round_deadline_s, phase="prepare"
+        )
+        waiting = [site for site in waiting if counts[site].n_pending]
+        for site, count in counts.items():
+            done = count.n_listed - count.n_pending
+            conversation.journal.write("preparing", site=site, done=done, listed=count.n_listed)
+        if waiting and monotonic() > end:
+            raise FederationError(f"not prepared in {study.federated.prepare_deadline_s:g} s: {', '.join(waiting)}")
+    _require_one_schema(counts)
+    values = {site: _counted(count) for site, count in counts.items()}
+    store.save("preparation", Unit({}, {"sites": values, "versions": versions()}))
+    return next(iter(counts.values())).feature_names
+
+
+def _counted(count: Prepared) -> dict[str, object]:
+    return {"n_listed": count.n_listed, "n_usable": count.n_usable, "exclusions": dict(count.exclusions)}
+
+
+def _require_one_schema(counts: Mapping[str, Prepared]) -> None:
+    schemas: dict[str, list[str]] = {}
+    for site, count in counts.items():
+        schemas.setdefault(count.feature_schema, []).append(site)
+    if len(schemas) > 1:
+        listing = "; ".join(f"{schema[:12]} at {', '.join(sites)}" for schema, sites in schemas.items())
+        raise FederationError(f"sites extract different features: {listing}", code=Code.VERSION_MISMATCH)
+
+
+def run_group(
+    study: StudyConfig,
+    group: Group,
+    fold: int,
+    names: Sequence[str],
+    conversation: Conversation,
+    store: CheckpointStore,
+) -> None:
+    """Table, training and evaluation of every course of a group in one fold."""
+    tables = {course.name: table_of(study, course, fold, names, conversation, store) for course in group}
+    for entry in study.models:
+        if all(store.load(evaluation_name(course, entry.name, fold)) for course in group):
+            continue
+        states = train_group(study, entry, group, fold, tables, conversation, store)
+        for course in group:
+            evaluate(study, entry, course, fold, tables[course.name], states[course.name], conversation, store)
+
+
+def evaluation_name(course: Course, model: str, fold: int) -> str:
+    return f"evaluation.{course.name}.{model}.fold{fold}"
+
+
+def evaluate(
+    study: StudyConfig,
+    entry: StudyModel,
+    course: Course,
+    fold: int,
+    table: Sequence[Step],
+    state: TrainingState,
+    conversation: Conversation,
+    store: CheckpointStore,
+) -> None:
+    """Score the trained model on the test cases of every hospital, external ones too; save the sums by site."""
+    name = evaluation_name(course, entry.name, fold)
+    if store.load(name) is not None:
+        return
+    request = Evaluate(
+        study_digest=conversation.study_digest,
+        fold=fold,
+        model=entry.name,
+        split="test",
+        parameters=state.parameters,
+        table_steps=encode_steps(table) if entry.model.needs_table else (),
+    )
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    n_cases: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    asked = dict.fromkeys(sorted(site.name for site in study.sites), request)
+    deadline = study.federated.round_deadline_s
+    for site, reply in conversation.insist(asked, EvaluationSums, deadline_s=deadline, phase=f"evaluate {entry.name}"):
+        if isinstance(reply, Refused):
+            refused[site] = reply.code
+            continue
+        n_cases[site] = reply.n_cases
+        arrays |= {f"{site}/{key}": array for key, array in reply.sums.items()}
+    store.save(name, Unit(arrays, {"n_cases": n_cases, "refused": refused}))
+    conversation.journal.write("evaluated", course=course.name, model=entry.name, fold=fold)

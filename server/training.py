@@ -1,0 +1,195 @@
+"""The training phase: rounds of one model for a group of courses, a checkpoint after each round of each course."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from common.arrays import Parameters
+from common.config.study import StudyConfig, StudyModel
+from common.errors import FederationError
+from common.messages import LocalUpdate, TableStep, Train
+from common.models import initial_parameters
+from common.rng import derived_seed
+from common.statistics.table_steps import Keep, Step, encode_steps
+from common.strategies import ServerState, Strategy
+from server.checkpoint import CheckpointStore, Unit
+from server.conversation import Conversation, Refused
+from server.courses import Course, Group
+
+
+@dataclass(frozen=True)
+class SiteRound:
+    """What one site reported of one round: a point of the learning curve."""
+
+    round_number: int
+    site: str
+    n_cases: int
+    train_loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """A model after a complete round of a course; round 0 is the start.
+
+    Parameters
+    ----------
+    history : tuple of SiteRound
+    absent : tuple of str
+        ``round site code`` of every site that a round went on without.
+    """
+
+    round_number: int
+    parameters: Parameters
+    server: ServerState
+    history: tuple[SiteRound, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    def to_unit(self) -> Unit:
+        arrays = {f"parameters/{name}": array for name, array in self.parameters.items()}
+        arrays |= {f"server/{name}": vector for name, vector in self.server.vectors.items()}
+        values = {
+            "round_number": self.round_number,
+            "order": list(self.parameters),
+            "history": [[h.round_number, h.site, h.n_cases, h.train_loss] for h in self.history],
+            "absent": list(self.absent),
+            "sha256": self.parameters.digest(),
+        }
+        return Unit(arrays, values)
+
+    @classmethod
+    def from_unit(cls, unit: Unit) -> TrainingState:
+        values = unit.values
+        parameters = Parameters({name: unit.arrays[f"parameters/{name}"] for name in values["order"]})
+        server = {k.removeprefix("server/"): v for k, v in unit.arrays.items() if k.startswith("server/")}
+        history = tuple(SiteRound(*entry) for entry in values["history"])
+        return cls(values["round_number"], parameters, ServerState(server), history, tuple(values["absent"]))
+
+
+def unit_name(course: Course, model: str, fold: int) -> str:
+    return f"training.{course.name}.{model}.fold{fold}"
+
+
+def train_group(
+    study: StudyConfig,
+    entry: StudyModel,
+    group: Group,
+    fold: int,
+    tables: Mapping[str, Sequence[Step]],
+    conversation: Conversation,
+    store: CheckpointStore,
+) -> dict[str, TrainingState]:
+    """All rounds of one model for every course of a group, from the last complete round of each.
+
+    Parameters
+    ----------
+    tables : mapping of course name to its learned table steps
+
+    Returns
+    -------
+    dict of course name to TrainingState
+        After the last round.
+    """
+    strategy = study.federated.strategy.build()
+    steps = {course.name: encode_steps(tables[course.name]) if entry.model.needs_table else () for course in group}
+    states = {course.name: _start(study, entry, course, fold, tables[course.name], store) for course in group}
+    for round_number in range(1, entry.rounds + 1):
+        due = [course for course in group if states[course.name].round_number < round_number]
+        if not due:
+            continue
+        for course, after in _round(study, entry, due, fold, round_number, states, steps, strategy, conversation):
+            store.save(unit_name(course, entry.name, fold), after.to_unit())
+            states[course.name] = after
+            _tell(conversation, course, entry, fold, after)
+    return states
+
+
+def _start(
+    study: StudyConfig, entry: StudyModel, course: Course, fold: int, table: Sequence[Step], store: CheckpointStore
+) -> TrainingState:
+    saved = store.load(unit_name(course, entry.name, fold))
+    if saved is not None:
+        return TrainingState.from_unit(saved)
+    n_columns = n_columns_after(table) if entry.model.needs_table else 0
+    seed = derived_seed(study.seed, "initial", entry.name)
+    return TrainingState(0, initial_parameters(entry.model, study.model_inputs(n_columns), seed), ServerState())
+
+
+def n_columns_after(table: Sequence[Step]) -> int:
+    """Columns of the training table: what the last selection kept."""
+    return [len(step.names) for step in table if isinstance(step, Keep)][-1]
+
+
+def _round(
+    study: StudyConfig,
+    entry: StudyModel,
+    due: Sequence[Course],
+    fold: int,
+    round_number: int,
+    states: Mapping[str, TrainingState],
+    steps: Mapping[str, tuple[TableStep, ...]],
+    strategy: Strategy,
+    conversation: Conversation,
+) -> Iterator[tuple[Course, TrainingState]]:
+    """One round of every course that is due; updates are aggregated as they are handed out, in order of sites."""
+    course_of = {site: course for course in due for site in course.trainers}
+    requests = {
+        site: Train(
+            study_digest=conversation.study_digest,
+            fold=fold,
+            model=entry.name,
+            round_number=round_number,
+            parameters=states[course.name].parameters,
+            table_steps=steps[course.name],
+        )
+        for site, course in course_of.items()
+    }
+    answers = conversation.insist(
+        requests, LocalUpdate, deadline_s=study.federated.round_deadline_s, phase=f"train {entry.name}"
+    )
+    # a group is one course, or courses of one trainer each: the answers of a course come one after the other
+    for course, own in groupby(answers, key=lambda answer: course_of[answer[0]]):
+        collected = _Collected(round_number)
+        before = states[course.name]
+        parameters, server = strategy.aggregate(before.parameters, collected.updates(own), before.server)
+        quorum = min(study.federated.quorum or study.n_training, len(course.trainers))
+        if len(collected.history) < quorum:
+            missing = ", ".join(collected.absent)
+            raise FederationError(f"round {round_number} of {entry.name}: fewer than {quorum} sites; absent: {missing}")
+        history = (*before.history, *collected.history)
+        yield course, TrainingState(round_number, parameters, server, history, (*before.absent, *collected.absent))
+
+
+class _Collected:
+    """Passes updates on to the strategy one at a time and remembers who sent what."""
+
+    def __init__(self, round_number: int) -> None:
+        self.round_number = round_number
+        self.history: list[SiteRound] = []
+        self.absent: list[str] = []
+
+    def updates(self, answers: Iterator[tuple[str, LocalUpdate | Refused]]) -> Iterator[LocalUpdate]:
+        for site, reply in answers:
+            if isinstance(reply, Refused):
+                self.absent.append(f"{self.round_number} {site} {reply.code}")
+            elif reply.round_number != self.round_number:
+                self.absent.append(f"{self.round_number} {site} late")
+            else:
+                self.history.append(SiteRound(self.round_number, site, reply.n_cases, reply.train_loss))
+                yield reply
+
+
+def _tell(conversation: Conversation, course: Course, entry: StudyModel, fold: int, state: TrainingState) -> None:
+    latest = [h for h in state.history if h.round_number == state.round_number]
+    n_cases = sum(h.n_cases for h in latest)
+    conversation.journal.write(
+        "round",
+        course=course.name,
+        model=entry.name,
+        fold=fold,
+        round_number=state.round_number,
+        rounds=entry.rounds,
+        train_loss=sum(h.n_cases * h.train_loss for h in latest) / max(n_cases, 1),
+        sites=len(latest),
+    )
