@@ -106,7 +106,7 @@ def _patch(cases: dict[str, Case], config: PatchConfig) -> npt.NDArray[np.float3
     spacing, shape = config.spacing_mm[::-1], config.shape[::-1]
     pairs = [patch_pair(cases[n].images[n], cases[n].roi, spacing_mm=spacing, shape=shape) for n in config.images]
     channels = [_intensity(intensities, config) for intensities, _ in pairs]
-    return np.stack([*channels, pairs[0][1]]).astype(np.float32)
+    return np.stack([*channels, pairs[0][1]])
 
 
 def _intensity(patch: npt.NDArray[np.float32], config: PatchConfig) -> npt.NDArray[np.float32]:
@@ -225,16 +225,11 @@ def _read_cache(file: Path, case_id: str) -> PreparedCase | None:
 
 
 def _write_cache(file: Path, case: PreparedCase) -> None:
-    arrays: dict[str, npt.NDArray[np.generic]] = {
-        "features": case.features,
-        "steps": np.array(case.steps, dtype=np.str_),
-    }
-    if case.patch is not None:
-        arrays["patch"] = case.patch
+    patch = {} if case.patch is None else {"patch": case.patch}
     handle, partial = tempfile.mkstemp(prefix=".partial-", dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(stream, features=case.features, steps=np.array(case.steps, dtype=np.str_), **patch)
             stream.flush()
             os.fsync(stream.fileno())
         Path(partial).replace(file)

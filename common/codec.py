@@ -1,8 +1,8 @@
 """Messages <-> a JSON header and a few arrays. No pickle; sizes and dtypes are checked before anything is built.
 
-A message becomes ``(header, arrays)``: the header is JSON in which each array is replaced by its index, and `Parameters`
-by their layout and the index of one flat array a dtype (a transport's cost grows with the number of arrays, so all
-tensors travel as one). Decoding is driven by the dataclass's own annotations: an unknown kind, a missing, unknown or
+A message becomes ``(header, arrays)``: the header is JSON in which each array is replaced by its index, and
+`Parameters` by their layout and the index of one flat array a dtype (a transport's cost grows with the number of
+arrays, so all tensors travel as one). Decoding is driven by the dataclass's own annotations: an unknown kind, a missing, unknown or
 mistyped field, a bad dtype or a size that does not add up is refused with `MessageError`.
 """
 

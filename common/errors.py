@@ -24,7 +24,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """Every code that may leave a site. The text after the dash in ``docs/errors.md`` explains each to a coordinator."""
+    """Every code that may leave a site; ``docs/errors.md`` explains each to a coordinator."""
 
     FILE_MISSING = "file_missing"
     FILE_UNREADABLE = "file_unreadable"

@@ -1,6 +1,7 @@
 """The one seam for transports: anything with `sites` and `ask` can carry a study.
 
-`simulations.in_process` asks objects; `server.coordinator` asks hospitals over Flower. The study cannot tell them apart.
+`simulations.in_process` asks objects; `server.coordinator` asks hospitals over Flower. The
+study cannot tell them apart.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the coordinator may ask and what a site may answer: frozen values with their invariants.
 
 The vocabulary is closed: `Request` and `Reply` list every message, and `common.codec` refuses anything else. It grows
-by adding a dataclass here and its line in the union; a field is added only together with a new `SCHEMA_VERSION`, because
-`Hello` is refused between versions. No request names code, a path or a case.
+by adding a dataclass here and its line in the union; a field is added only together with a new `SCHEMA_VERSION`,
+because `Hello` is refused between versions. No request names code, a path or a case.
 
 A site keeps no state between requests that a later request needs: each carries the parameters and the learned table
 steps that it works with, and the digest of the study that the site must have approved. So a site may crash and come

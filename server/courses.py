@@ -1,8 +1,8 @@
 """A *course* is one way through the study: who trains. All courses are evaluated at all hospitals by the same code.
 
 The federated course trains at all training sites together; a local-only course at one of them; the pooled course (only
-where a simulation puts all cases in one place) at a site that holds them all. Model, scaling, regularisation and number of
-rounds are the study's in each: what differs between their results is the data that they saw.
+where a simulation puts all cases in one place) at a site that holds them all. Model, scaling, regularisation and number
+of rounds are the study's in each: what differs between their results is the data that they saw.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Course:
 
 
 Group = tuple[Course, ...]
-"""Courses that run in lockstep: one course, or several of one trainer each, so that no site waits for another's turn."""
+"""Courses that run in lockstep: one course, or several of one trainer each, so that no site waits for another."""
 
 
 def groups_of(study: StudyConfig) -> tuple[Group, ...]:

@@ -1,8 +1,8 @@
 """The procedure of a study: one function a phase. It knows sites only through `Federation`.
 
-hello -> prepare -> for every fold and group of courses: learn the table -> train each model -> evaluate at every hospital
--> finish. Every unit of finished work is in the checkpoint store, so the whole procedure can be run again at any time and
-goes on where it stopped.
+hello -> prepare -> for every fold and group of courses: learn the table -> train each model -> evaluate at every
+hospital -> finish. Every unit of finished work is in the checkpoint store, so the whole procedure can be run again at
+any time and goes on where it stopped.
 """
 
 from __future__ import annotations

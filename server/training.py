@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
 
 from common.arrays import Parameters
 from common.config.study import StudyConfig, StudyModel
-from common.errors import FederationError
+from common.errors import FederationError, StateError
 from common.messages import LocalUpdate, TableStep, Train
 from common.models import initial_parameters
 from common.rng import derived_seed
@@ -61,10 +65,20 @@ class TrainingState:
     @classmethod
     def from_unit(cls, unit: Unit) -> TrainingState:
         values = unit.values
-        parameters = Parameters({name: unit.arrays[f"parameters/{name}"] for name in values["order"]})
-        server = {k.removeprefix("server/"): v for k, v in unit.arrays.items() if k.startswith("server/")}
+        parameters = Parameters({name: _floating(unit.arrays[f"parameters/{name}"]) for name in values["order"]})
+        server = {
+            k.removeprefix("server/"): np.asarray(v, dtype=np.float64)
+            for k, v in unit.arrays.items()
+            if k.startswith("server/")
+        }
         history = tuple(SiteRound(*entry) for entry in values["history"])
         return cls(values["round_number"], parameters, ServerState(server), history, tuple(values["absent"]))
+
+
+def _floating(array: npt.NDArray[np.generic]) -> npt.NDArray[np.floating]:
+    if not np.issubdtype(array.dtype, np.floating):
+        raise StateError(f"a checkpoint holds parameters of dtype {array.dtype}")
+    return cast("npt.NDArray[np.floating]", array)
 
 
 def unit_name(course: Course, model: str, fold: int) -> str:
