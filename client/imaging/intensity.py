@@ -40,6 +40,21 @@ def window(image: Volume, *, lower: float, upper: float) -> Volume:
     return image.with_array((np.clip(array, lower, upper) - array.dtype.type(lower)) / array.dtype.type(upper - lower))
 
 
+def resegmentation_limits(
+    values: FloatArray, *, lower: float | None = None, upper: float | None = None, n_sigma: float | None = None
+) -> tuple[float, float]:
+    """The lowest and highest intensity that stay, of an ROI's ``values`` (n_voxels,) (IBSI 2.6).
+
+    Mean and standard deviation are those of all given values, not of those within the range.
+    """
+    low = -np.inf if lower is None else lower
+    high = np.inf if upper is None else upper
+    if n_sigma is not None:
+        place = location(values)
+        low, high = max(low, place.mean - n_sigma * place.std), min(high, place.mean + n_sigma * place.std)
+    return float(low), float(high)
+
+
 def resegment(
     image: Volume,
     roi: Volume,
@@ -48,23 +63,12 @@ def resegment(
     upper: float | None = None,
     n_sigma: float | None = None,
 ) -> Volume:
-    """The voxels of the ROI within a range and within ``n_sigma`` standard deviations of the mean (IBSI 2.6).
-
-    Mean and standard deviation are those of the whole given ROI, not of its part within the range. All limits belong
-    to the kept side. The result may be empty.
-    """
+    """The voxels of the ROI within `resegmentation_limits`, the limits among them. The result may be empty."""
     array, inside = _floats(image), _bools(roi)
     values = array[inside].astype(np.float64)
-    kept = np.ones(values.shape, dtype=np.bool_)
-    if lower is not None:
-        kept &= values >= lower
-    if upper is not None:
-        kept &= values <= upper
-    if n_sigma is not None:
-        place = location(array, inside)
-        kept &= np.abs(values - place.mean) <= n_sigma * place.std
+    low, high = resegmentation_limits(values, lower=lower, upper=upper, n_sigma=n_sigma)
     result = np.zeros_like(inside)
-    result[inside] = kept
+    result[inside] = (values >= low) & (values <= high)
     return roi.with_array(result)
 
 

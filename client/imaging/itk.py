@@ -14,11 +14,12 @@ from common.volume import Volume
 def volume_to_itk(volume: Volume) -> sitk.Image:
     """A SimpleITK image with the same voxels and place; bool becomes uint8. The voxels are copied."""
     array = volume.array.astype(np.uint8) if volume.array.dtype == np.bool_ else volume.array
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetOrigin(volume.origin_mm)
-    image.SetSpacing(volume.spacing_mm[::-1])
-    image.SetDirection(volume.direction[:, ::-1].ravel().tolist())
-    return image
+    return _placed(sitk.GetImageFromArray(np.ascontiguousarray(array)), volume)
+
+
+def frame_to_itk(volume: Volume) -> sitk.Image:
+    """An image of zeros on the volume's grid, for filters that ask only for a place."""
+    return _placed(sitk.Image(volume.shape[::-1], sitk.sitkUInt8), volume)
 
 
 def volume_from_itk(image: sitk.Image) -> Volume:
@@ -28,6 +29,13 @@ def volume_from_itk(image: sitk.Image) -> Volume:
     """
     array = np.asarray(_Voxels(image))
     return Volume(array.reshape(array.shape[-3:]), affine_from_itk(image))
+
+
+def _placed(image: sitk.Image, volume: Volume) -> sitk.Image:
+    image.SetOrigin(volume.origin_mm)
+    image.SetSpacing(volume.spacing_mm[::-1])
+    image.SetDirection(volume.direction[:, ::-1].ravel().tolist())
+    return image
 
 
 class _Voxels:
