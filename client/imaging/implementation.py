@@ -75,16 +75,17 @@ def move_all(case: Case, move: Callable[[Volume], Volume], move_roi: Callable[[V
     return moved
 
 
-def voxels_over(case: Case, image: Volume, over: str) -> npt.NDArray[np.bool_] | None:
+def voxels_over(case: Case, image: Volume, over: str, *, body_above: float | None) -> npt.NDArray[np.bool_] | None:
     """The mask that ``over`` names; None for the whole image."""
     if over == "roi":
         return case.mask()
-    return body_of(case, image) if over == "body" else None
+    return body_of(case, image, above=body_above) if over == "body" else None
 
 
-def body_of(case: Case, image: Volume) -> npt.NDArray[np.bool_]:
+def body_of(case: Case, image: Volume, *, above: float | None = None) -> npt.NDArray[np.bool_]:
+    """`intensity.body_mask`, with the case's name in its error."""
     try:
-        return intensity.body_mask(image)
+        return intensity.body_mask(image, threshold=above)
     except ValueError as error:
         raise CaseError(case.case_id, f"no body found: {error}", code=Code.INTENSITY_CONSTANT) from error
 

@@ -18,6 +18,13 @@ Mask = npt.NDArray[np.bool_]
 OTSU_BINS = 256
 """Bins of the histogram in which the threshold between air and body is sought."""
 
+AIR_PERCENTILE = 99.5
+"""Intensities above this percentile count as it: a few bright voxels do not squeeze the histogram."""
+
+AIR_KNEE = 0.02
+"""Where the logarithmic scale bends, as a share of the range: on 26 patients each with CT, PET and MR of the
+soft-tissue-sarcoma collection, body and tumour then lie above the threshold and the room's air below."""
+
 
 @dataclass(frozen=True)
 class Location:
@@ -96,28 +103,32 @@ def zscore(image: Volume, mask: Mask | None = None) -> tuple[Volume, Location]:
     return rescale(image, offset=found.mean, scale=found.std), found
 
 
-def otsu_threshold(array: FloatArray) -> float:
-    """The threshold that splits the histogram with the largest variance between both sides (Otsu 1979)."""
-    low, high = float(array.min()), float(array.max())
+def air_threshold(array: FloatArray) -> float:
+    """The threshold between air and body: Otsu's (1979) on a logarithmic scale that starts at the minimum.
+
+    On the plain scale fat stands as far from muscle in MR as muscle from air, and a hot lesion in PET as far from the
+    body; the logarithm brings all tissue together. The threshold moves with any linear change of the intensities.
+    """
+    low, high = float(array.min()), float(np.percentile(array, AIR_PERCENTILE))
     if low == high:
-        raise ValueError("all intensities are equal")
-    counts, edges = np.histogram(array, bins=OTSU_BINS, range=(low, high))
+        raise ValueError("nearly all intensities are equal")
+    knee = AIR_KNEE * (high - low)
+    scaled = np.log1p((np.minimum(array, high) - low) / knee)
+    counts, edges = np.histogram(scaled, bins=OTSU_BINS)
     centres = 0.5 * (edges[:-1] + edges[1:])
     below = np.cumsum(counts)[:-1].astype(np.float64)
     above = counts.sum() - below
     sum_below = np.cumsum(counts * centres)[:-1]
     mean_below = sum_below / below  # the first bin holds the minimum, the last the maximum: neither side is empty
     mean_above = ((counts * centres).sum() - sum_below) / above
-    return float(edges[1:-1][np.argmax(below * above * (mean_below - mean_above) ** 2)])
+    best = edges[1:-1][np.argmax(below * above * (mean_below - mean_above) ** 2)]
+    return low + knee * float(np.expm1(best))
 
 
 def body_mask(image: Volume, *, threshold: float | None = None) -> Mask:
-    """The largest connected part above ``threshold`` (default: Otsu's), with its holes filled slice by slice.
-
-    For CT, -500 HU splits air from body; MR and PET have no such value.
-    """
+    """The largest connected part above ``threshold`` (default: `air_threshold`), its holes filled slice by slice."""
     array = _floats(image)
-    above = array > (otsu_threshold(array) if threshold is None else threshold)
+    above = array > (air_threshold(array) if threshold is None else threshold)
     labels, n = ndimage.label(above)
     if n == 0:
         raise ValueError("no voxel lies above the threshold of the body")

@@ -19,7 +19,7 @@ from common.volume import Volume
 
 
 def learn_zscore(step: config.ZScore, case: Case, image: Volume) -> Found:
-    found = intensity.location(floats(image), voxels_over(case, image, step.over))
+    found = intensity.location(floats(image), voxels_over(case, image, step.over, body_above=step.body_above))
     if found.std == 0:
         raise CaseError(case.case_id, f"all intensities of the {step.over} are equal", code=Code.INTENSITY_CONSTANT)
     return {"mean": (found.mean,), "std": (found.std,)}
@@ -49,7 +49,9 @@ def learn_nyul(step: config.Nyul, case: Case, image: Volume) -> Found:
 
 def case_percentiles(step: config.Nyul, case: Case, image: Volume) -> npt.NDArray[np.float64]:
     """The site's half of learning Nyul's landmarks: the image's percentiles over body or ROI."""
-    return nyul.image_percentiles(floats(image)[voxels_over(case, image, step.over)], step.percentiles)
+    return nyul.image_percentiles(
+        floats(image)[voxels_over(case, image, step.over, body_above=step.body_above)], step.percentiles
+    )
 
 
 def map_landmarks(step: config.Nyul, case: Case, image: Volume, found: Found) -> Volume:

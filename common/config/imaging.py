@@ -98,10 +98,17 @@ class Resegment(Frozen):
 
 
 class ZScore(Frozen):
-    """Mean 0 and standard deviation 1 over the whole image, the body or the ROI."""
+    """Mean 0 and standard deviation 1 over the whole image, the body or the ROI.
+
+    Parameters
+    ----------
+    body_above : float, optional
+        Intensity that body exceeds (-500 HU in CT); where it is not given, it is found on each image.
+    """
 
     kind: Literal["zscore"] = "zscore"
     over: Over
+    body_above: float | None = None
 
 
 class N4(Frozen):
@@ -127,10 +134,13 @@ class Nyul(Frozen):
     ----------
     landmarks : tuple of float, optional
         Intensities of the standard scale, one a percentile. A study file leaves them out: they are learned.
+    body_above : float, optional
+        As in `ZScore`.
     """
 
     kind: Literal["nyul"] = "nyul"
     over: Literal["body", "roi"] = "body"
+    body_above: float | None = None
     percentiles: Annotated[tuple[float, ...], Field(min_length=2)] = NYUL_PERCENTILES
     landmarks: tuple[float, ...] | None = None
 
