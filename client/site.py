@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import perf_counter
 
-from client.study_at_site import PreparedStudy
+from client.study_at_site import PreparedStudy, StudyAtSite
 from common.codec import encode, encoded_size
 from common.config.loading import digest, error_code
 from common.config.site import SiteConfig
@@ -59,6 +59,10 @@ class Site:
             reply = Refusal(error_code(error))
         self._record(request, reply, perf_counter() - started)
         return reply
+
+    def opened(self, study_digest: str) -> StudyAtSite:
+        """An approved study on this site's cases, for those who stand inside the hospital."""
+        return self._approved(study_digest).opened()
 
     def _answer(self, request: Request) -> Reply:
         study = self._approved(request.study_digest)
