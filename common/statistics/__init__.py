@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from common.errors import MessageError
 from common.statistics.codec import FieldValue, decode_fields, encode_fields
 from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, CombatTotalsQuery
+from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
+from common.statistics.logistic import LogisticQuery
 from common.statistics.moments import MomentQuery
 from common.statistics.procedure import Query
 
@@ -19,6 +21,9 @@ QUERIES: tuple[type[Query], ...] = (
     CombatTotalsQuery,
     CombatCrossQuery,
     CombatResidualQuery,
+    LinearSumsQuery,
+    GramRowsQuery,
+    LogisticQuery,
 )
 """Every question there is."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, CombatTotalsQuery
+from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
+from common.statistics.logistic import LogisticQuery
 from common.statistics.moments import MomentQuery
 from common.statistics.procedure import Query
 
@@ -18,4 +20,7 @@ EXAMPLES: tuple[Query, ...] = (
     CombatTotalsQuery(*DESIGN, np.full((3, 4), 1.5), np.full((3, 3), 0.5)),
     CombatCrossQuery(*DESIGN, np.full((3, 4), 1.5), np.full((3, 3), 0.5)),
     CombatResidualQuery(*DESIGN, np.full((3, 4), 1.5), np.full((3, 3), 0.5), np.full((3, 4), 0.1)),
+    LinearSumsQuery(NAMES, 3, np.full(4, 0.5), 0.25),
+    GramRowsQuery(NAMES, (2, 0), 3, np.full(4, 0.5)),
+    LogisticQuery(NAMES, (2, 0), 2, np.full(4, 0.5), np.full((3, 2), 0.1), np.full(3, -0.2)),
 )
