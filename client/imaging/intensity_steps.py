@@ -41,17 +41,16 @@ def learn_stripe(step: config.WhiteStripe, case: Case, image: Volume) -> Found:
 def learn_nyul(step: config.Nyul, case: Case, image: Volume) -> Found:
     if step.landmarks is None:
         raise ValueError("nyul has no landmarks yet: they are learned from all sites before images are standardised")
-    found = case_percentiles(step, case, image)
-    if not found[-1] > found[0]:
-        raise CaseError(case.case_id, f"intensities of the {step.over} span no range", code=Code.INTENSITY_CONSTANT)
-    return {"percentiles": tuple(float(x) for x in found)}
+    return {"percentiles": tuple(float(x) for x in case_percentiles(step, case, image))}
 
 
 def case_percentiles(step: config.Nyul, case: Case, image: Volume) -> npt.NDArray[np.float64]:
-    """The site's half of learning Nyul's landmarks: the image's percentiles over body or ROI."""
-    return nyul.image_percentiles(
-        floats(image)[voxels_over(case, image, step.over, body_above=step.body_above)], step.percentiles
-    )
+    """The image's percentiles over body or ROI; a `CaseError` where they span no range."""
+    voxels = voxels_over(case, image, step.over, body_above=step.body_above)
+    found = nyul.image_percentiles(floats(image)[voxels], step.percentiles)
+    if not found[-1] > found[0]:
+        raise CaseError(case.case_id, f"intensities of the {step.over} span no range", code=Code.INTENSITY_CONSTANT)
+    return found
 
 
 def map_landmarks(step: config.Nyul, case: Case, image: Volume, found: Found) -> Volume:
@@ -79,7 +78,7 @@ def window(step: config.Window, case: Case, image: Volume, found: Found) -> Volu
 
 
 def learn_resegment(step: config.Resegment, case: Case, image: Volume) -> Found:
-    values = floats(image)[case.mask()]
+    values = floats(image)[case.mask()].astype(np.float64)
     low, high = intensity.resegmentation_limits(values, lower=step.lower, upper=step.upper, n_sigma=step.n_sigma)
     kept = (values >= low) & (values <= high)
     if not kept.any():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from client.imaging.case import Case
 from client.imaging.intensity_steps import case_percentiles
 from client.imaging.steps import apply
 from common.config.imaging import ImagingStep, Nyul
-from common.statistics.nyul import landmark_table
-from common.tables import FeatureTable
 
 
 def waiting_step(steps: Sequence[ImagingStep]) -> int | None:
@@ -26,20 +27,21 @@ def with_landmarks(steps: Sequence[ImagingStep], landmarks: tuple[float, ...]) -
     return (*steps[:position], learned, *steps[position + 1 :])
 
 
-def percentile_table(cases: Iterable[Case], steps: Sequence[ImagingStep], *, image: str) -> FeatureTable:
-    """The rows under `common.statistics.nyul.learn_landmarks`: each case after the steps before the waiting one.
+def landmark_row(case: Case, steps: Sequence[ImagingStep], *, image: str) -> npt.NDArray[np.float64]:
+    """What one case gives: its percentiles (n_percentiles,) after the steps before the waiting one.
 
-    Cases are read one after the other; only their percentiles stay in memory.
+    The rows of a site's cases make the table of `common.statistics.nyul.landmark_table`.
+
+    Raises
+    ------
+    CaseError
+        ``INTENSITY_CONSTANT`` where the percentiles span no range, and what the steps before may raise.
     """
     position = waiting_step(steps)
     if position is None:
         raise ValueError("no nyul step waits for landmarks")
     waiting = steps[position]
-    assert isinstance(waiting, Nyul)
-    found = {}
-    for case in cases:
-        ready = case
-        for step in steps[:position]:
-            ready = apply(step, ready, images=(image,))
-        found[case.case_id] = case_percentiles(waiting, ready, ready.images[image])
-    return landmark_table(image, waiting.percentiles, found)
+    assert isinstance(waiting, Nyul)  # `waiting_step` finds no other
+    for step in steps[:position]:
+        case = apply(step, case, images=(image,))
+    return case_percentiles(waiting, case, case.images[image])

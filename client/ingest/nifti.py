@@ -1,15 +1,12 @@
 """Image files with a header (NIfTI, NRRD, MetaImage): file <-> `Volume`. DICOM series are read in ``dicom``.
 
-SimpleITK reads them all and turns NIfTI's RAS into LPS. What a `Volume` cannot hold is refused with a `CaseError`
-whose code may leave the site; the sentence, which may hold a path, stays.
+SimpleITK reads them and turns NIfTI's RAS into LPS; the voxels of NIfTI are read in ``nifti_voxels``. What a `Volume`
+cannot hold is refused with a `CaseError` whose code may leave the site; the sentence, which may hold a path, stays.
 """
 
 from __future__ import annotations
 
-import gzip
-import math
 import os
-import struct
 import tempfile
 import zlib
 from pathlib import Path
@@ -18,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from client.imaging.itk import volume_from_itk, volume_to_itk
+from client.imaging.itk import affine_from_itk, volume_from_itk, volume_to_itk
+from client.ingest.nifti_voxels import read_nifti_voxels
 from common.errors import CaseError, Code
 from common.volume import Volume
 
@@ -116,16 +114,21 @@ def _read(path: Path, *, case_id: str) -> Volume:
     """The voxels in the file's own dtype, after the checks on its header."""
     if not path.is_file():
         raise CaseError(case_id, f"no file {path}", code=Code.FILE_MISSING)
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        reason = f"{path} ends in none of {', '.join(SUFFIXES)}"
+        raise CaseError(case_id, reason, code=Code.FILE_UNREADABLE)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
         _require_scalar_3d(reader, case_id=case_id, name=path.name)
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            _require_complete_nifti(path)
-        return volume_from_itk(reader.Execute())
-    except (RuntimeError, ValueError, EOFError, OSError, zlib.error, struct.error) as error:
-        # RuntimeError: how SimpleITK reports every fault of a file; the others come from the check for completeness
+        if not name.endswith((".nii", ".nii.gz")):
+            return volume_from_itk(reader.Execute())
+        array = read_nifti_voxels(path)
+        return Volume(array.reshape(array.shape[-3:]), affine_from_itk(reader))
+    except (RuntimeError, ValueError, EOFError, OSError, zlib.error) as error:
+        # RuntimeError: how SimpleITK reports every fault of a file; the others come from the voxels of NIfTI
         reason = str(error).strip().splitlines()[-1].strip()
         raise CaseError(case_id, f"cannot read {path}: {reason}", code=Code.FILE_UNREADABLE) from error
 
@@ -139,44 +142,6 @@ def _require_scalar_3d(reader: sitk.ImageFileReader, *, case_id: str, name: str)
         raise CaseError(case_id, f"{name} has shape {shown}, expected three axes", code=Code.NOT_3D)
     if min(size[:3]) < 2:
         raise CaseError(case_id, f"{name} has shape {shown}, expected at least 2 slices", code=Code.ONE_SLICE)
-
-
-def _require_complete_nifti(path: Path) -> None:
-    """A `ValueError` where the file ends before its voxels do: ITK would read the missing ones as zeros."""
-    zipped = path.name.lower().endswith(".gz")
-    with gzip.open(path) if zipped else path.open("rb") as stream:
-        header = stream.read(540)
-    expected = _nifti_size(header)
-    found = path.stat().st_size
-    if zipped:
-        with path.open("rb") as stream:
-            stream.seek(-4, os.SEEK_END)
-            (found,) = struct.unpack("<I", stream.read(4))  # the uncompressed size modulo 2^32 (RFC 1952)
-        if found != expected % 2**32:
-            found = _unzipped_size(path)
-    if found < expected:
-        raise ValueError(f"the file ends after {found} of {expected} bytes")
-
-
-def _nifti_size(header: bytes) -> int:
-    """Bytes of a whole NIfTI-1 or NIfTI-2 file, from its header's data offset, axes and bits a voxel."""
-    order = next((sign for sign in "<>" if struct.unpack(sign + "i", header[:4])[0] in (348, 540)), None)
-    if order is None:
-        raise ValueError("the header is not that of a NIfTI file")
-    if struct.unpack(order + "i", header[:4])[0] == 348:
-        axes = struct.unpack_from(order + "8h", header, 40)
-        (bits,), (offset,) = struct.unpack_from(order + "h", header, 72), struct.unpack_from(order + "f", header, 108)
-    else:
-        axes = struct.unpack_from(order + "8q", header, 16)
-        (bits,), (offset,) = struct.unpack_from(order + "h", header, 14), struct.unpack_from(order + "q", header, 168)
-    n_bytes = math.prod(axes[1 : axes[0] + 1]) * bits // 8
-    return int(offset + n_bytes)
-
-
-def _unzipped_size(path: Path) -> int:
-    """Bytes of a gzip file of several members, by reading it; raises where it is cut or damaged."""
-    with gzip.open(path) as stream:
-        return sum(len(piece) for piece in iter(lambda: stream.read(2**22), b""))
 
 
 def _require_finite(array: npt.NDArray[np.generic], *, case_id: str, name: str) -> None:
