@@ -1,0 +1,285 @@
+"""From an image and an ROI to feature values, by a preset.
+
+`extract` checks the pair, brings it to the study's grid, discretises and calls the calculators; `feature_names` says
+before any extraction what it will give. Each failure is a `CaseError` with a code: no value is ever NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from client.radiomics import filters, intensity, morphology, preparation, pyradiomics_definitions, spatial, textures
+from client.radiomics.catalogue import AGGREGATION_NAMES, IBSI_FEATURES, PYRADIOMICS_FEATURES, split_tag
+from client.radiomics.discretise import (
+    GreyLevels,
+    TooManyLevelsError,
+    fixed_bin_number,
+    fixed_bin_size,
+    grey_levels,
+    pyradiomics_bin_count,
+    pyradiomics_bin_width,
+)
+from client.radiomics.preparation import Prepared
+from client.radiomics.settings import TEXTURES, AsIs, BinCount, BinWidth, Discretisation, RadiomicsSettings
+from client.radiomics.volume_histogram import volume_histogram_features
+from common.errors import CaseError, Code
+from common.volume import Volume
+
+Vector = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class FeatureValue:
+    """One feature of one case.
+
+    Parameters
+    ----------
+    feature : str
+        Name without aggregation: ``cm_joint_max``, ``wavelet-LLH_cm_joint_max``, ``original_glcm_JointEntropy``.
+    ibsi_tag : str
+        As in the reference values; empty where IBSI 1 has no such feature (filtered images, pyradiomics' own).
+    aggregation : str
+        In the words of the reference values; empty where nothing is aggregated.
+    value : float
+        Finite.
+    unit : str
+        "1" where there is none.
+    column : str
+        The name, unique in the preset, under which the value stands in a `FeatureTable`.
+    """
+
+    feature: str
+    ibsi_tag: str
+    aggregation: str
+    value: float
+    unit: str
+    column: str
+
+
+def extract(image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id: str) -> tuple[FeatureValue, ...]:
+    """All features of a preset, in the order of `feature_names`.
+
+    Parameters
+    ----------
+    image : Volume
+        Intensities (D, H, W). Real numbers of any kind; integers are taken exactly.
+    roi : Volume
+        bool, on the grid of the image.
+    case_id : str
+        For messages only.
+
+    Raises
+    ------
+    CaseError
+        ``GRID_MISMATCH``, ``ROI_EMPTY``, ``ROI_TOO_SMALL``, ``ONE_SLICE``, ``VOXELS_NOT_FINITE``,
+        ``INTENSITY_CONSTANT``, ``INTENSITY_OUT_OF_RANGE``, ``FEATURE_UNDEFINED``.
+    """
+    prepared = preparation.prepare(image, roi, settings, case_id=case_id)
+    values: dict[str, float] = {}
+    try:
+        if settings.definitions == "pyradiomics":
+            _pyradiomics(values, prepared, settings)
+        else:
+            _ibsi(values, prepared, settings)
+    except TooManyLevelsError as error:
+        raise CaseError(case_id, str(error), code=Code.FEATURE_UNDEFINED) from error
+    except filters.FilterError as error:
+        raise CaseError(case_id, str(error), code=Code.FEATURE_UNDEFINED) from error
+    entries = tuple(_entry(column, settings, values[column]) for column in feature_names(settings))
+    undefined = [entry.column for entry in entries if not np.isfinite(entry.value)]
+    if undefined:
+        shown = ", ".join(undefined[:5]) + (" ..." if len(undefined) > 5 else "")
+        raise CaseError(case_id, f"{len(undefined)} features are undefined: {shown}", code=Code.FEATURE_UNDEFINED)
+    return entries
+
+
+def feature_names(settings: RadiomicsSettings) -> tuple[str, ...]:
+    """The columns that a preset gives, in order; known before any image is read."""
+    if settings.definitions == "pyradiomics":
+        groups = [group for group in settings.groups if group != "morph"]
+        shape = pyradiomics_definitions.names_of(["morph"]) if "morph" in settings.groups else ()
+        names = [f"{ORIGINAL}_{name}" for name in shape]
+        for image in image_names(settings):
+            names += [f"{image}_{name}" for name in pyradiomics_definitions.names_of(groups)]
+        return tuple(names)
+    names = list(_ibsi_tags(settings, filtered=False))
+    for image in image_names(settings)[1:]:
+        names += [f"{image}_{tag}" for tag in _ibsi_tags(settings, filtered=True)]
+    return tuple(names)
+
+
+def image_names(settings: RadiomicsSettings) -> tuple[str, ...]:
+    """``original`` and the filtered images."""
+    return (ORIGINAL, *(name for chosen in settings.filters for name in filters.filter_names(chosen)))
+
+
+def _ibsi_tags(settings: RadiomicsSettings, *, filtered: bool) -> tuple[str, ...]:
+    """Tags of the standardised features of the groups; of filtered images without form, pairs and volume histogram."""
+    spatial_tags = ("morph_moran_i", "morph_geary_c")
+    tags: list[str] = []
+    for group in settings.groups:
+        if filtered and group in {"morph", "spatial", "loc", "ivh"}:
+            continue
+        if group == "spatial":
+            tags += spatial_tags
+        elif group in TEXTURES:
+            suffixes = textures.family_aggregations(group, settings.aggregations)
+            tags += [f"{group}_{name}_{suffix}" for suffix in suffixes for name in textures.FAMILY_FEATURES[group]]
+        else:
+            tags += [tag for tag in IBSI_FEATURES if tag.startswith(f"{group}_") and tag not in spatial_tags]
+    return tuple(tags)
+
+
+def _entry(column: str, settings: RadiomicsSettings, value: float) -> FeatureValue:
+    if settings.definitions == "pyradiomics":
+        image, _, name = column.partition("_")
+        feature = PYRADIOMICS_FEATURES[name]
+        suffix = "" if name.startswith(("shape", "firstorder")) else _pyradiomics_suffix(name)
+        tag = f"{feature.ibsi_tag}_{suffix}".rstrip("_") if feature.ibsi_tag and image == ORIGINAL else ""
+        unit = feature.unit_of(settings.intensity_unit)
+        return FeatureValue(column, tag, AGGREGATION_NAMES[suffix], value, unit, column)
+    image = next((name for name in image_names(settings)[1:] if column.startswith(f"{name}_")), "")
+    base, suffix = split_tag(column.removeprefix(f"{image}_") if image else column)
+    unit = IBSI_FEATURES[base].unit_of(settings.intensity_unit if not image else "1")
+    name = f"{image}_{base}" if image else base
+    return FeatureValue(name, "" if image else column, AGGREGATION_NAMES[suffix], value, unit, column)
+
+
+def _pyradiomics_suffix(name: str) -> str:
+    return "3D_avg" if name.startswith(("glcm", "glrlm")) else "3D"
+
+
+def _pyradiomics(values: dict[str, float], prepared: Prepared, settings: RadiomicsSettings) -> None:
+    groups = [group for group in settings.groups if group != "morph"]
+    if "morph" in settings.groups:
+        shape = morphology.pyradiomics_shape(prepared.roi, spacing_mm=prepared.spacing_mm)
+        values |= {f"{ORIGINAL}_shape_{name}": value for name, value in shape.items()}
+    volume = float(np.prod(prepared.spacing_mm))
+    for name, box in _images(prepared, settings):
+        found = box[prepared.intensity_roi]
+        rule = settings.discretisation if name == ORIGINAL else settings.filtered_discretisation
+        grey = grey_levels(prepared.intensity_roi, _pyradiomics_bins(found, rule))
+        features: dict[str, float] = {}
+        if "stat" in groups:
+            features |= pyradiomics_definitions.first_order(found.astype(np.float64), grey, voxel_volume_mm3=volume)
+        features |= pyradiomics_definitions.textures(grey, groups=groups)
+        values |= {f"{name}_{feature}": value for feature, value in features.items()}
+
+
+def _pyradiomics_bins(values: Floats, rule: Discretisation | None) -> npt.NDArray[np.int64]:
+    match rule:
+        case BinWidth():
+            return pyradiomics_bin_width(values, bin_width=rule.bin_width)
+        case BinCount():
+            return pyradiomics_bin_count(values, bin_count=rule.bin_count)
+        case _:
+            return np.rint(values).astype(np.int64)
+
+
+def _ibsi(values: dict[str, float], prepared: Prepared, settings: RadiomicsSettings) -> None:
+    for name, box in _images(prepared, settings):
+        found = box[prepared.intensity_roi].astype(np.float64)
+        original = name == ORIGINAL
+        rule = settings.discretisation if original else settings.filtered_discretisation
+        assert rule is not None  # the settings refuse filters without it
+        bins, n_grey = _ibsi_bins(found, rule, settings, filtered=not original)
+        part = _ibsi_values(found, bins, n_grey, prepared, settings)
+        if original:
+            part |= _ibsi_original(found, prepared, settings)
+        values |= part if original else {f"{name}_{tag}": value for tag, value in part.items()}
+
+
+def _ibsi_values(
+    found: Vector, bins: npt.NDArray[np.int64], n_grey: int, prepared: Prepared, settings: RadiomicsSettings
+) -> dict[str, float]:
+    """What is computed of the original and of every filtered image: statistics, histogram, textures."""
+    values: dict[str, float] = {}
+    if "stat" in settings.groups:
+        values |= {f"stat_{name}": value for name, value in intensity.intensity_statistics(found).items()}
+    if "ih" in settings.groups:
+        values |= {f"ih_{name}": value for name, value in intensity.histogram_features(bins, n_grey=n_grey).items()}
+    families = [family for family in textures.FAMILY_FEATURES if family in settings.groups]
+    if families:
+        grey: GreyLevels = grey_levels(prepared.intensity_roi, bins, n_grey=n_grey)
+        values |= textures.texture_features(
+            grey, families=families, aggregations=settings.aggregations, morphological_roi=prepared.roi
+        )
+    return values
+
+
+def _ibsi_original(found: Vector, prepared: Prepared, settings: RadiomicsSettings) -> dict[str, float]:
+    """What only the original image has: form, spatial autocorrelation, local peaks, volume histogram."""
+    values: dict[str, float] = {}
+    if "morph" in settings.groups:
+        form = morphology.morphological_features(
+            prepared.roi, spacing_mm=prepared.spacing_mm, intensity_roi=prepared.intensity_roi, intensities=found
+        )
+        values |= {f"morph_{name}": value for name, value in form.items()}
+    if "spatial" in settings.groups:
+        pair = spatial.moran_geary(prepared.intensity_roi, found, spacing_mm=prepared.spacing_mm)
+        values["morph_moran_i"], values["morph_geary_c"] = pair
+    if "loc" in settings.groups:
+        around, roi = prepared.neighbourhood(spatial.PEAK_RADIUS_MM)
+        local, largest = spatial.local_peaks(around, roi, spacing_mm=prepared.spacing_mm)
+        values |= {"loc_peak_loc": local, "loc_peak_glob": largest}
+    if "ivh" in settings.groups:
+        values |= {f"ivh_{name}": value for name, value in _volume_histogram(found, settings).items()}
+    return values
+
+
+def _ibsi_bins(
+    found: Vector, rule: Discretisation, settings: RadiomicsSettings, *, filtered: bool
+) -> tuple[npt.NDArray[np.int64], int]:
+    match rule:
+        case BinWidth():
+            lowest = _lowest(found, rule, settings, filtered=filtered)
+            bins = fixed_bin_size(found, bin_width=rule.bin_width, lowest=lowest)
+            return bins, int(bins.max())
+        case BinCount():
+            return fixed_bin_number(found, bin_count=rule.bin_count), rule.bin_count
+        case AsIs():
+            bins = np.rint(found).astype(np.int64)
+            return bins, int(bins.max())
+
+
+def _lowest(found: Vector, rule: BinWidth, settings: RadiomicsSettings, *, filtered: bool) -> float:
+    if rule.lowest is not None:
+        return rule.lowest
+    if not filtered and settings.resegmentation is not None and settings.resegmentation.lower is not None:
+        return settings.resegmentation.lower
+    return float(found.min())
+
+
+def _volume_histogram(found: Vector, settings: RadiomicsSettings) -> dict[str, float]:
+    """The intensity-volume histogram over the resegmentation range, or over the ROI's own range."""
+    rule = settings.volume_histogram
+    limits = settings.resegmentation
+    lowest = limits.lower if limits and limits.lower is not None else float(found.min())
+    highest = limits.upper if limits and limits.upper is not None else float(found.max())
+    match rule:
+        case BinWidth():
+            start = _lowest(found, rule, settings, filtered=False)
+            centres = start + (fixed_bin_size(found, bin_width=rule.bin_width, lowest=start) - 0.5) * rule.bin_width
+            return volume_histogram_features(
+                centres, lowest=start + rule.bin_width / 2, highest=highest, step=rule.bin_width
+            )
+        case BinCount():
+            numbers = fixed_bin_number(found, bin_count=rule.bin_count).astype(np.float64)
+            return volume_histogram_features(numbers, lowest=1.0, highest=float(rule.bin_count), step=1.0)
+        case _:
+            step = 1.0 if settings.round_intensities else 0.0
+            return volume_histogram_features(found, lowest=lowest, highest=highest, step=step)
+
+
+def _images(prepared: Prepared, settings: RadiomicsSettings) -> Iterator[tuple[str, Floats]]:
+    """Name and box of the original and of each filtered image."""
+    yield ORIGINAL, prepared.intensities
+    for chosen in settings.filters:
+        yield from filters.filtered_images(prepared.scene, chosen)
