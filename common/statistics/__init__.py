@@ -14,7 +14,9 @@ from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, Comb
 from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
 from common.statistics.logistic import LogisticQuery
 from common.statistics.moments import MomentQuery
+from common.statistics.pca import CovarianceProductQuery, CovarianceQuery
 from common.statistics.procedure import Query
+from common.statistics.quantiles import CountQuery
 
 QUERIES: tuple[type[Query], ...] = (
     MomentQuery,
@@ -24,6 +26,9 @@ QUERIES: tuple[type[Query], ...] = (
     LinearSumsQuery,
     GramRowsQuery,
     LogisticQuery,
+    CountQuery,
+    CovarianceQuery,
+    CovarianceProductQuery,
 )
 """Every question there is."""
 

@@ -8,7 +8,9 @@ from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, Comb
 from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
 from common.statistics.logistic import LogisticQuery
 from common.statistics.moments import MomentQuery
+from common.statistics.pca import CovarianceProductQuery, CovarianceQuery
 from common.statistics.procedure import Query
+from common.statistics.quantiles import CountQuery
 
 NAMES = tuple(f"feature-{j:03d}" for j in range(4))
 CLASSES = ("class-0", "class-1")
@@ -23,4 +25,7 @@ EXAMPLES: tuple[Query, ...] = (
     LinearSumsQuery(NAMES, 3, np.full(4, 0.5), 0.25),
     GramRowsQuery(NAMES, (2, 0), 3, np.full(4, 0.5)),
     LogisticQuery(NAMES, (2, 0), 2, np.full(4, 0.5), np.full((3, 2), 0.1), np.full(3, -0.2)),
+    CountQuery(NAMES, "class", CLASSES, np.tile([-5.0, 0.0, 0.0, 5.0], (4, 1))),
+    CovarianceQuery(NAMES, np.full(4, 0.5)),
+    CovarianceProductQuery(NAMES, np.full(4, 0.5), np.eye(4)[:, :2]),
 )
