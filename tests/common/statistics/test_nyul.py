@@ -24,7 +24,7 @@ IDS = [f"case-{i:02d}" for i in range(12)]
 def values_of(case: int, *, n: int = 2000) -> np.ndarray:
     """Two tissues, with a gain and an offset of the case's own."""
     rng = np.random.default_rng(case)
-    tissues = np.concatenate([rng.normal(100, 12, n), rng.normal(200, 15, n)])
+    tissues = np.concatenate([rng.normal(100, 12, n), rng.normal(200, 15, n + n // 3)])
     return rng.uniform(0.5, 3) * tissues + rng.uniform(-50, 50)
 
 
