@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from client.imaging import Case, apply
 from client.imaging.patch import patch_pair
 from client.ingest.manifest import CaseRow, ImagePaths, Manifest
 from client.ingest.nifti import read_roi, read_volume
-from client.radiomics import extract, feature_names, load_preset
+from client.radiomics.extractor import extract, feature_names
+from client.radiomics.settings import preset
 from common.config.study import ImageConfig, PatchConfig, RadiomicsConfig, StudyConfig
 from common.errors import CaseError, Code
 from common.version import VERSION
@@ -55,10 +56,9 @@ class PreparedCase:
 
 def study_feature_names(study: StudyConfig) -> tuple[str, ...]:
     """Names of the radiomics columns, the same at every site: ``image_feature``."""
-    if study.radiomics is None:
-        return ()
-    names = feature_names(load_preset(study.radiomics.preset))
-    return tuple(f"{image}_{name}" for image in study.radiomics.images for name in names)
+    return tuple(
+        f"{entry.image}_{name}" for entry in study.radiomics for name in feature_names(preset(entry.preset))
+    )
 
 
 def prepare_case(row: CaseRow, study: StudyConfig) -> PreparedCase:
@@ -90,14 +90,16 @@ def _harmonised(case_id: str, paths: ImagePaths, image: ImageConfig) -> Case:
     return case
 
 
-def _features(case_id: str, cases: dict[str, Case], config: RadiomicsConfig | None) -> npt.NDArray[np.float64]:
-    if config is None:
-        return np.zeros(0)
-    preset = load_preset(config.preset)
+def _features(case_id: str, cases: dict[str, Case], entries: Sequence[RadiomicsConfig]) -> npt.NDArray[np.float64]:
     values = [
         feature.value
-        for name in config.images
-        for feature in extract(cases[name].images[name], cases[name].roi, preset, case_id=case_id)
+        for entry in entries
+        for feature in extract(
+            cases[entry.image].images[entry.image],
+            cases[entry.image].roi,
+            preset(entry.preset),
+            case_id=case_id,
+        )
     ]
     return np.asarray(values, dtype=np.float64)
 
@@ -178,12 +180,11 @@ class Preparation:
 
 def settings_digest(study: StudyConfig) -> str:
     """SHA-256 of everything in the study that shapes a prepared case."""
-    preset = load_preset(study.radiomics.preset).model_dump(mode="json") if study.radiomics else None
     content = {
         "format": CACHE_FORMAT,
         "version": VERSION,
         "images": [image.model_dump(mode="json") for image in study.images],
-        "radiomics": [preset, study.radiomics.images] if study.radiomics else None,
+        "radiomics": [[entry.image, preset(entry.preset).model_dump(mode="json")] for entry in study.radiomics],
         "patch": study.patch.model_dump(mode="json") if study.patch else None,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

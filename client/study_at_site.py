@@ -103,7 +103,9 @@ class StudyAtSite:
         module = entry.model.build(self.study.model_inputs(inputs.table.shape[1] if inputs.table is not None else 0))
         set_parameters(module, request.parameters)
         logits = predict(module, inputs, device=torch.device(self.trainer.device))
-        sums = evaluation_sums(self._task.link(logits), self.data.outcome.take(rows))
+        sums = evaluation_sums(
+            self._task.link(logits), self.data.outcome.take(rows), minimum_cases=self.trainer.minimum_cases
+        )
         return EvaluationSums(entry.name, len(rows), sums)
 
     def _rows(self, fold: int, split: Split) -> Rows:
@@ -142,6 +144,11 @@ class PreparedStudy:
             processes=config.processes,
             note=lambda fault: _note(log, fault),
         )
+
+    @property
+    def faults(self) -> tuple[CaseError, ...]:
+        """Why cases are left out, in sentences for this hospital."""
+        return tuple(self._preparation.faults)
 
     def prepare(self, budget_s: float) -> Prepared:
         """Go on with the pending cases and count."""

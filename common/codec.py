@@ -37,7 +37,7 @@ _HINTS: dict[type, dict[str, Any]] = {cls: typing.get_type_hints(cls) for cls in
 def encode(message: Message) -> Encoded:
     """Header bytes and arrays of a message. Arrays are views where that is possible."""
     arrays: list[Array] = []
-    body = {"kind": type(message).__name__, **_fields(message, arrays)}
+    body = {"@kind": type(message).__name__, **_fields(message, arrays)}
     return json.dumps(body, separators=(",", ":"), allow_nan=False).encode(), arrays
 
 
@@ -64,10 +64,10 @@ def decode(header: bytes, arrays: Sequence[Array]) -> Message:
         body = json.loads(header, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise MessageError("message header is not JSON") from error
-    if not isinstance(body, dict) or body.get("kind") not in _TYPES:
+    if not isinstance(body, dict) or body.get("@kind") not in _TYPES:
         raise MessageError("message header names no known kind")
     unused = set(range(len(arrays)))
-    message = _build(_TYPES[body.pop("kind")], body, _Reader(arrays, unused))
+    message = _build(_TYPES[body.pop("@kind")], body, _Reader(arrays, unused))
     if unused:
         raise MessageError(f"{len(unused)} arrays belong to no field")
     return typing.cast(Message, message)

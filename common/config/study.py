@@ -123,10 +123,10 @@ class ClinicalConfig(Frozen):
 
 
 class RadiomicsConfig(Frozen):
-    """Which features of which images: a preset of ``configs/radiomics``."""
+    """Features of one image: a preset of ``configs/radiomics``."""
 
+    image: Name
     preset: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-    images: Annotated[tuple[Name, ...], Field(min_length=1)]
 
 
 class PatchConfig(Frozen):
@@ -231,7 +231,7 @@ class StudyConfig(Frozen):
     outcome: OutcomeConfig
     images: Annotated[tuple[ImageConfig, ...], Field(min_length=1)]
     clinical: tuple[ClinicalConfig, ...] = ()
-    radiomics: RadiomicsConfig | None = None
+    radiomics: tuple[RadiomicsConfig, ...] = ()
     patch: PatchConfig | None = None
     split: SplitConfig = HoldoutConfig()
     table: TableConfig = TableConfig()
@@ -250,8 +250,8 @@ class StudyConfig(Frozen):
             if entry.model.needs_image:
                 require(self.patch is not None, f"model {entry.name}: kind {entry.model.kind} needs [patch]", faults)
             if entry.model.needs_table:
-                has_table = self.radiomics is not None or bool(self.clinical)
-                message = f"model {entry.name}: kind {entry.model.kind} needs [radiomics] or [[clinical]]"
+                has_table = bool(self.radiomics) or bool(self.clinical)
+                message = f"model {entry.name}: kind {entry.model.kind} needs [[radiomics]] or [[clinical]]"
                 require(has_table, message, faults)
         require(self.n_training > 0, "sites: at least one has the role training", faults)
         quorum = self.federated.quorum or self.n_training
@@ -266,6 +266,7 @@ class StudyConfig(Frozen):
             ("site", [entry.name for entry in self.sites]),
             ("image", [entry.name for entry in self.images]),
             ("model", [entry.name for entry in self.models]),
+            ("radiomics image", [entry.image for entry in self.radiomics]),
             ("clinical column", columns),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -276,7 +277,7 @@ class StudyConfig(Frozen):
     def _check_references(self, faults: list[str]) -> None:
         known = {entry.name for entry in self.images}
         for place, names in (
-            ("radiomics.images", self.radiomics.images if self.radiomics else ()),
+            ("radiomics", [entry.image for entry in self.radiomics]),
             ("patch.images", self.patch.images if self.patch else ()),
         ):
             unknown = sorted(set(names) - known)

@@ -1,0 +1,49 @@
+# Two commands are enough: `make demo` and `make test`. Each sets up .venv first where it is missing.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+export OMP_NUM_THREADS ?= 1
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-deploy
+
+demo: $(STAMP)
+	$(BIN)/fedrad demo --out demo-out --overwrite
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(STAMP)
+
+# Order matters (docs/decisions.md, "Installing"): torch by its exact version first, or a looser range of another
+# package takes a build with several GB of CUDA libraries; then what pyradiomics needs to build; then pyradiomics
+# without build isolation, because its setup imports numpy; then the rest, all pinned.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt numpy setuptools wheel versioneer cython
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation pyradiomics==3.0.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
+	touch $(STAMP)
+
+bench-radiomics: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.radiomics
+
+bench-statistics: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.statistics
+
+bench-deploy: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.deploy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-out

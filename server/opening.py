@@ -1,0 +1,71 @@
+"""Opening the folder of a study run: new, resumed, or refused; with its journal, checkpoints and copy of the study."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config.loading import digest, load
+from common.config.study import StudyConfig
+from common.errors import StateError
+from common.journal import JsonLines
+from server.checkpoint import CheckpointStore, write_atomic
+
+STUDY_FILE = "study.toml"
+JOURNAL_FILE = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A run's folder, opened."""
+
+    folder: Path
+    study: StudyConfig
+    store: CheckpointStore
+    journal: JsonLines
+
+
+def open_run(
+    study_file: Path, folder: Path, *, resume: bool, listener: Callable[[dict[str, Any]], None] | None = None
+) -> StudyRun:
+    """Open ``folder`` for a run of the study.
+
+    Raises
+    ------
+    ConfigError
+        If the study file has faults.
+    StateError
+        If the folder holds a run already and ``resume`` is False, or holds a run of another study.
+    """
+    study = load(study_file, StudyConfig)
+    copy = folder / STUDY_FILE
+    if copy.exists():
+        if not resume:
+            raise StateError(f"{folder} holds a run already; go on with --resume, or name another folder")
+        found = digest(load(copy, StudyConfig))
+        if found != digest(study):
+            raise StateError(f"{folder} holds study {found[:12]}, the file is study {digest(study)[:12]}: not the same")
+    elif folder.exists() and any(folder.iterdir()):
+        raise StateError(f"{folder} is not empty and holds no run; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(copy, study_file.read_bytes())
+    journal = JsonLines(folder / JOURNAL_FILE, listener=listener)
+    return StudyRun(folder, study, CheckpointStore(folder / "checkpoints", digest(study)), journal)
+
+
+def empty_former_run(folder: Path, marker: str) -> None:
+    """Remove a folder that carries ``marker``; any other folder with content is left alone.
+
+    Raises
+    ------
+    StateError
+        If the folder has content without the marker.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / marker).exists():
+        raise StateError(f"{folder} was not made by fedrad (no {marker} in it) and is not removed")
+    shutil.rmtree(folder)

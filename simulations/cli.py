@@ -1,0 +1,94 @@
+"""The `fedrad` command: hospital, coordinator, simulation and demo under one name.
+
+Commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client.cli import site_app
+from client.radiomics.cli import radiomics_app
+from common.errors import ConfigError, FedradError, FederationError, GateError
+from server.cli import coordinator_app
+
+app = typer.Typer(
+    name="fedrad",
+    help="Hospitals train radiomics and 3D deep-learning models together; no image, feature row or identity leaves one.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(site_app, name="site")
+app.add_typer(coordinator_app, name="coordinator")
+app.add_typer(radiomics_app, name="radiomics")
+
+EXIT_FAILED, EXIT_CONFIG, EXIT_FEDERATION, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder that receives everything the demo writes.")] = Path("demo-out"),
+    overwrite: Annotated[bool, typer.Option(help="Empty the folder first if it is a former demo's.")] = False,
+) -> None:
+    """Three hospitals, an external one and a coordinator, as real processes on this machine, in a few minutes.
+
+    Generates CT nodules with another scanner at each hospital, sets up certificates, starts every party as a process of
+    its own, trains logistic radiomics, a 3D CNN and their fusion over Flower and TLS, and writes a report.
+    """
+    from simulations.demo import run_demo
+
+    run_demo(out, overwrite=overwrite, console=Console())
+
+
+@app.command()
+def simulate(
+    study: Annotated[Path, typer.Argument(help="The study file, as all parties would agree to it.")],
+    cases: Annotated[Path, typer.Option(help="CSV with one row a case and a column that names its site.")],
+    data: Annotated[Path, typer.Option(help="Folder that the study's image patterns start from.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, tables and the report.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last complete round found in OUT.")] = False,
+    baselines: Annotated[bool, typer.Option(help="Also train each site alone, and all cases pooled.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Sites that train at the same time.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, help="Cases that are prepared at the same time.")] = 2,
+) -> None:
+    """Run a whole study in one process: the same code as at hospitals, sites as objects.
+
+    [dim]fedrad simulate configs/sarcoma/study.toml --cases cases.csv --data images --out out[/]
+    """
+    from simulations.simulate import run_simulation
+
+    run_simulation(
+        study,
+        cases,
+        data,
+        out,
+        resume=resume,
+        baselines=baselines,
+        threads=threads,
+        processes=processes,
+        console=Console(),
+    )
+
+
+def main() -> None:
+    """Entry point: errors that fedrad raises on purpose are sentences on standard error, with an exit code a kind."""
+    try:
+        app()
+    except FedradError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {error}", highlight=False, markup=True)
+        sys.exit(_exit_code(error))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _exit_code(error: FedradError) -> int:
+    if isinstance(error, ConfigError):
+        return EXIT_CONFIG
+    return EXIT_FEDERATION if isinstance(error, FederationError | GateError) else EXIT_FAILED
