@@ -92,7 +92,7 @@ def extract(image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id:
         raise CaseError(case_id, str(error), code=Code.FEATURE_UNDEFINED) from error
     except filters.FilterError as error:
         raise CaseError(case_id, str(error), code=Code.FEATURE_UNDEFINED) from error
-    entries = tuple(_entry(column, settings, values[column]) for column in feature_names(settings))
+    entries = tuple(_entry(column, settings, float(values[column])) for column in feature_names(settings))
     undefined = [entry.column for entry in entries if not np.isfinite(entry.value)]
     if undefined:
         shown = ", ".join(undefined[:5]) + (" ..." if len(undefined) > 5 else "")
