@@ -9,26 +9,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from common.errors import MessageError
+from common.statistics.batch_effect import FoldBatchQuery, RecognitionQuery
 from common.statistics.codec import FieldValue, decode_fields, encode_fields
 from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, CombatTotalsQuery
+from common.statistics.leakage import BatchOutcomeQuery, CovariateOutcomeQuery
 from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
 from common.statistics.logistic import LogisticQuery
 from common.statistics.moments import MomentQuery
 from common.statistics.pca import CovarianceProductQuery, CovarianceQuery
 from common.statistics.procedure import Query
 from common.statistics.quantiles import CountQuery
+from common.statistics.stability import DrawnClassSumsQuery, DrawnGramQuery
 
 QUERIES: tuple[type[Query], ...] = (
     MomentQuery,
     CombatTotalsQuery,
     CombatCrossQuery,
     CombatResidualQuery,
+    BatchOutcomeQuery,
+    CovariateOutcomeQuery,
     LinearSumsQuery,
     GramRowsQuery,
     LogisticQuery,
     CountQuery,
     CovarianceQuery,
     CovarianceProductQuery,
+    FoldBatchQuery,
+    RecognitionQuery,
+    DrawnClassSumsQuery,
+    DrawnGramQuery,
 )
 """Every question there is."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.outcomes import ClassOutcome, ScalarOutcome
-from common.statistics.columns import Indices, sizes
+from common.statistics.columns import Indices, Matrix, indicator, sizes
 from common.statistics.procedure import Cohort
 
 
@@ -27,3 +27,13 @@ def outcome_group_sizes(cohort: Cohort, rows: Indices, n_groups: int) -> Indices
     labels, names = outcome_labels(cohort)
     by_label = [sizes(rows[labels == k], n_groups) for k in range(len(names))]
     return np.stack([sizes(rows, n_groups), *by_label], axis=1)
+
+
+def outcome_codes(cohort: Cohort) -> Matrix:
+    """The outcome as numbers (n_cases, n_codes): classes but the first as 0/1, the value, or event and time in days."""
+    outcome = cohort.outcome
+    if isinstance(outcome, ScalarOutcome):
+        return outcome.values[:, None]
+    if isinstance(outcome, ClassOutcome):
+        return indicator(outcome.labels, len(outcome.classes))[:, 1:]
+    return np.column_stack([outcome.event.astype(np.float64), outcome.time_days])
