@@ -1,0 +1,210 @@
+"""Do features survive what should not matter? Each case measured again under perturbations, and what agrees is kept.
+
+`measure` is one case's part. A site puts its cases' measurements under `common.statistics.reliability` as a table; the
+command ``fedrad radiomics robustness`` does the same for one list of cases.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from client.imaging.geometry import on_grid_of
+from client.imaging.perturb import neighbourhood, noise_level, perturb, perturbations
+from client.ingest.nifti import read_roi, read_volume
+from client.radiomics.extractor import extract, feature_names
+from client.radiomics.settings import RadiomicsSettings, settings_from
+from common.config.loading import load
+from common.config.robustness import RobustnessConfig
+from common.errors import CaseError, Code, ConfigError
+from common.statistics.moments import Moments
+from common.statistics.reliability import Reliability, reliability_of, reliability_table
+from common.volume import Volume
+
+GRADES = (("excellent", 0.90), ("good", 0.75), ("moderate", 0.50), ("poor", -np.inf))
+"""Words for an ICC by the lower end of its interval (Koo and Li 2016, doi 10.1016/j.jcm.2016.02.012)."""
+
+COLUMNS = ("feature", "icc", "lower", "upper", "n_cases", "n_repeats", "grade", "kept")
+
+
+@dataclass(frozen=True)
+class RobustnessCase:
+    """Where one case lies."""
+
+    case_id: str
+    image: Path
+    roi: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class RobustnessResult:
+    """Reliability of the features over the cases that could be measured, and why others could not."""
+
+    reliability: Reliability
+    n_cases: int
+    faults: tuple[CaseError, ...]
+
+
+def measure(
+    image: Volume, roi: Volume, settings: RadiomicsSettings, config: RobustnessConfig, *, seed: int, case_id: str
+) -> npt.NDArray[np.float64]:
+    """Features of one case under every perturbation, shape (n_repeats, n_features).
+
+    Raises
+    ------
+    CaseError
+        Where any one repeat cannot be measured: an ICC needs all of them.
+    """
+    if not roi.array.any():
+        raise CaseError(case_id, "the ROI is empty", code=Code.ROI_EMPTY)
+    image, roi = neighbourhood(image, on_grid_of(image, roi, case_id=case_id, name="ROI"), config=config)
+    noise_std = noise_level(image) if config.noise_repetitions else 0.0
+    repeats = []
+    for change in perturbations(config):
+        changed = perturb(image, roi, change, noise_std=noise_std, seed=seed, case_id=case_id)
+        repeats.append([entry.value for entry in extract(*changed, settings, case_id=case_id)])
+    return np.asarray(repeats, dtype=np.float64)
+
+
+def measure_cohort(
+    cases: Sequence[RobustnessCase],
+    settings: RadiomicsSettings,
+    config: RobustnessConfig,
+    *,
+    seed: int,
+    processes: int,
+    on_case: Callable[[], None],
+) -> RobustnessResult:
+    """Reliability over a list of cases; one that fails is left out with its reason and the rest goes on."""
+    measured: dict[str, npt.NDArray[np.float64]] = {}
+    faults: list[CaseError] = []
+    with _pool(processes) as pool:
+        futures = {pool.submit(_measure_files, case, settings, config, seed): case.case_id for case in cases}
+        for future in as_completed(futures):
+            try:
+                measured[futures[future]] = future.result()
+            except CaseError as fault:
+                faults.append(fault)
+            on_case()
+    names = feature_names(settings)
+    ids = [case.case_id for case in cases if case.case_id in measured]  # sums in the order of the list
+    values = np.stack([measured[i] for i in ids]) if ids else np.zeros((0, config.n_perturbations, len(names)))
+    learned = Moments.of(reliability_table(values, names, ids))
+    found = reliability_of(
+        learned, names, n_repeats=config.n_perturbations, model=config.model, confidence=config.confidence
+    )
+    return RobustnessResult(found, len(ids), tuple(sorted(faults, key=lambda fault: fault.case_id)))
+
+
+def read_cases(path: Path) -> tuple[RobustnessCase, ...]:
+    """A CSV with the columns ``case_id``, ``image``, ``roi`` and, if not 1, ``label``; paths start from its folder."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
+    missing = [name for name in ("case_id", "image", "roi") if not rows or name not in rows[0]]
+    if missing:
+        raise ConfigError(str(path), [f"no rows, or no column {name}" for name in missing])
+    faults, cases = [], []
+    for number, row in enumerate(rows, start=2):
+        label = row.get("label") or "1"
+        if not label.isdigit() or int(label) < 1:
+            faults.append(f"line {number}: label {label!r}, expected a positive integer")
+            continue
+        cases.append(RobustnessCase(row["case_id"], path.parent / row["image"], path.parent / row["roi"], int(label)))
+    twice = sorted(name for name, n in Counter(case.case_id for case in cases).items() if n > 1)
+    faults += [f"case {name} is given twice" for name in twice]
+    if faults:
+        raise ConfigError(str(path), faults)
+    return tuple(cases)
+
+
+def robustness(
+    cases: Annotated[Path, typer.Argument(help="CSV with columns case_id, image, roi and, if not 1, label.")],
+    preset: Annotated[str, typer.Option(help="Name of a preset, or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="CSV that receives one row a feature.")],
+    perturbed_by: Annotated[Path | None, typer.Option(help="TOML with the perturbations; default: 8 repeats.")] = None,
+    seed: Annotated[int, typer.Option(help="Fixes the noise.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, help="Cases measured at the same time.")] = 1,
+) -> None:
+    """Intraclass correlation of every feature under rotation, translation, noise, and growth or erosion of the ROI.
+
+    Exit code 1 where a case could not be measured; its reason is printed.
+    """
+    console = Console()
+    listed = read_cases(cases)
+    settings = settings_from(preset)
+    config = load(perturbed_by, RobustnessConfig) if perturbed_by else RobustnessConfig()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"{config.n_perturbations} repeats a case", total=len(listed))
+        result = measure_cohort(
+            listed, settings, config, seed=seed, processes=processes, on_case=lambda: progress.advance(task)
+        )
+    for fault in result.faults:
+        console.print(f"[yellow]{fault.code}[/]  {fault}", highlight=False, soft_wrap=True)
+    if result.n_cases < 2:
+        raise CaseError("all", f"an ICC needs at least 2 cases, {result.n_cases} could be measured")
+    write_reliability(result, config, out)
+    console.print(_summary(result, config))
+    console.print(f"{out}", highlight=False)
+    raise typer.Exit(1 if result.faults else 0)
+
+
+def write_reliability(result: RobustnessResult, config: RobustnessConfig, out: Path) -> None:
+    """One row a feature, in the preset's order; features that did not vary stand last, without numbers."""
+    kept = set(result.reliability.keep(minimum=config.minimum_icc, decides=config.decides))
+    partial = out.with_name(f".partial-{out.name}")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for f in result.reliability.features:
+            numbers = (repr(f.icc), repr(f.lower), repr(f.upper), f.n_cases, config.n_perturbations)
+            writer.writerow((f.feature, *numbers, grade(f.lower), int(f.feature in kept)))
+        for name in result.reliability.undefined:
+            writer.writerow((name, "", "", "", result.n_cases, config.n_perturbations, "undefined", 0))
+    partial.replace(out)
+
+
+def grade(lower: float) -> str:
+    """The word for an ICC whose interval starts at ``lower``."""
+    return next(word for word, least in GRADES if lower >= least)
+
+
+def _summary(result: RobustnessResult, config: RobustnessConfig) -> Table:
+    found = result.reliability
+    counts = Counter(grade(f.lower) for f in found.features)
+    title = f"ICC({config.model}) over {result.n_cases} cases x {config.n_perturbations} repeats"
+    table = Table("lower end of the interval", "features", title=title)
+    for word, least in GRADES:
+        table.add_row(f"{word}" + (f" (at least {least:.2f})" if np.isfinite(least) else ""), str(counts[word]))
+    table.add_row("undefined", str(len(found.undefined)))
+    kept = len(found.keep(minimum=config.minimum_icc, decides=config.decides))
+    table.add_row(f"kept: {config.decides} at least {config.minimum_icc:g}", str(kept))
+    return table
+
+
+def _measure_files(
+    case: RobustnessCase, settings: RadiomicsSettings, config: RobustnessConfig, seed: int
+) -> npt.NDArray[np.float64]:
+    image = read_volume(case.image, case_id=case.case_id)
+    roi = read_roi(case.roi, label=case.label, case_id=case.case_id)
+    return measure(image, roi, settings, config, seed=seed, case_id=case.case_id)
+
+
+def _pool(processes: int) -> Executor:
+    return ThreadPoolExecutor(1) if processes == 1 else ProcessPoolExecutor(processes)
