@@ -18,8 +18,8 @@ from common.errors import MessageError, StatisticError
 Value = TypeVar("Value")
 FieldValue = str | int | float | bool | tuple[Any, ...] | npt.NDArray[np.generic]
 
-MAX_TEXT = 512
-"""Characters of a name: feature names of nested filters reach 150."""
+MAX_TEXT = 4_096
+"""Characters of a text: feature names of nested filters reach 150, a model's note names tens of batches."""
 
 MAX_ITEMS = 100_000
 """Entries of a tuple: feature names of the largest catalogue, tenfold."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -127,3 +127,9 @@ def case_words(cohort: Cohort, purpose: str) -> npt.NDArray[np.uint64]:
 def fold_rows(cohort: Cohort, n_folds: int) -> Indices:
     """Cross-validation fold of each case (n_cases,), 0..n_folds-1: the same for any split of the cohort into sites."""
     return (case_words(cohort, "fold") % np.uint64(n_folds)).astype(np.int64)
+
+
+def listed(names: Sequence[str], positions: npt.NDArray[np.integer[Any]] | Sequence[int], *, most: int = 5) -> str:
+    """The named positions in words: the first ``most`` and how many more."""
+    shown = ", ".join(names[int(j)] for j in positions[:most])
+    return shown if len(positions) <= most else f"{shown} and {len(positions) - most} more"

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from common.errors import StatisticError
-from common.statistics.columns import Indices, Matrix, complete_columns, group_rows, indicator
+from common.statistics.columns import Indices, Matrix, complete_columns, group_rows, indicator, listed
 from common.statistics.combat_bayes import BatchEstimates, Method, Priors, shrink
 from common.statistics.combat_model import CombatModel
 from common.statistics.design import Covariates, refuse_collinear
@@ -300,13 +300,13 @@ def _solve(merged: _Merged, settings: CombatSettings) -> CombatModel:
 
 
 def _constant_notes(flat: Matrix, varies: Matrix, names: Sequence[str], settings: CombatSettings) -> Iterator[str]:
-    for name, moves in zip(names, varies, strict=True):
-        if not moves:
-            yield f"{name} does not vary within the batches and is left as it is"
+    if not varies.all():
+        yield f"left as they are, without variation within batches: {listed(names, np.flatnonzero(np.logical_not(varies)))}"
     if settings.mean_only:
         return
-    for i, j in np.argwhere(flat):
-        where = f"{names[j]} is constant in batch {settings.batches[i]}"
-        if settings.constant_in_batch == "refuse":
-            raise StatisticError(f"{where}; filter it out, or set constant_in_batch to location_only")
-        yield f"{where}: its scale there was taken as 1"
+    for batch, constant in zip(settings.batches, flat, strict=True):
+        if constant.any():
+            found = f"constant in batch {batch}: {listed(names, np.flatnonzero(constant))}"
+            if settings.constant_in_batch == "refuse":
+                raise StatisticError(f"{found}; filter these features out, or set constant_in_batch to location_only")
+            yield f"{found}; their scale there was taken as 1"

@@ -147,6 +147,12 @@ class UnseenBatch:
     slope: Matrix
     offset: Matrix
 
+    def __post_init__(self) -> None:
+        if self.slope.shape != (len(self.names),) or self.offset.shape != (len(self.names),):
+            raise ValueError(
+                f"slope {self.slope.shape} and offset {self.offset.shape} do not fit {len(self.names)} features"
+            )
+
     def apply(self, table: FeatureTable) -> FeatureTable:
         """The table with the harmonised columns in place; missing values stay missing."""
         return _put(table, self.names, table.select(self.names).values * self.slope + self.offset)

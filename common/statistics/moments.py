@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import StatisticError
-from common.statistics.columns import ALL_CASES, Grouping, Indices, Matrix, columns, group_rows, indicator
+from common.statistics.columns import ALL_CASES, Grouping, Indices, Matrix, columns, group_rows, indicator, listed
 from common.statistics.procedure import Cohort, Procedure, Sums
 from common.tables import FeatureTable
 
@@ -139,7 +139,7 @@ class Moments:
         """
         short = np.flatnonzero(self.present <= ddof)
         if short.size:
-            raise StatisticError(f"variance of {_listed(self.names, short)} needs more than {ddof} present values")
+            raise StatisticError(f"variance of {listed(self.names, short)} needs more than {ddof} present values")
         return self.m2 / (self.present - ddof)
 
     @property
@@ -152,7 +152,7 @@ class Moments:
         """Itself; StatisticError with the names of features that no case has (an all-missing column)."""
         empty = np.flatnonzero(self.present == 0)
         if empty.size:
-            raise StatisticError(f"no case has a value of {_listed(self.names, empty)}; drop these features")
+            raise StatisticError(f"no case has a value of {listed(self.names, empty)}; drop these features")
         return self
 
 
@@ -193,6 +193,14 @@ class Scaler:
     scale: Matrix
     constant: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.location.shape != (len(self.names),) or self.scale.shape != (len(self.names),):
+            raise ValueError(
+                f"location {self.location.shape} and scale {self.scale.shape} do not fit {len(self.names)}"
+            )
+        if not (self.scale > 0).all():
+            raise ValueError("scales must be positive")
+
     @classmethod
     def standard(cls, learned: Moments, *, constant: ConstantPolicy = "refuse") -> Scaler:
         """Mean 0 and standard deviation 1 (ddof 0, as scikit-learn's StandardScaler).
@@ -205,7 +213,7 @@ class Scaler:
         learned.require_present()
         flat = np.flatnonzero(learned.constant)
         if flat.size and constant == "refuse":
-            raise StatisticError(f"constant over all sites: {_listed(learned.names, flat)}; filter by variance first")
+            raise StatisticError(f"constant over all sites: {listed(learned.names, flat)}; filter by variance first")
         scale = np.sqrt(learned.m2 / learned.present)
         scale[flat] = 1.0
         return cls(learned.names, learned.mean, scale, tuple(learned.names[j] for j in flat))
@@ -239,8 +247,3 @@ class Imputer:
         """The table's columns of this imputer, in the imputer's order, without missing values."""
         values = columns(table, self.names)
         return FeatureTable(np.where(np.isnan(values), self.fill, values), self.names, table.case_ids)
-
-
-def _listed(names: Sequence[str], positions: npt.NDArray[np.int64] | Sequence[int]) -> str:
-    shown = ", ".join(names[int(j)] for j in positions[:5])
-    return shown if len(positions) <= 5 else f"{shown} and {len(positions) - 5} more"

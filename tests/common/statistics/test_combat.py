@@ -191,11 +191,11 @@ def test_constant_features_are_named_and_kept():
     whole = replace(whole, table=whole.table.with_values(values))
     model = fitted(whole, split(whole, 3), covariates=Covariates())
     assert model.unadjusted == ("feature-002",)
-    assert "feature-004 is constant in batch scanner-1: its scale there was taken as 1" in model.notes
+    assert "constant in batch scanner-1: feature-004; their scale there was taken as 1" in model.notes
     after = model.apply_to(whole, fold=-1).table.values
     np.testing.assert_array_equal(after[:, 2], values[:, 2])
     assert np.isfinite(after).all()
-    with pytest.raises(StatisticError, match="feature-004 is constant in batch scanner-1; filter"):
+    with pytest.raises(StatisticError, match="constant in batch scanner-1: feature-004; filter"):
         fitted(whole, split(whole, 3), covariates=Covariates(), constant_in_batch="refuse")
 
 
