@@ -119,8 +119,9 @@ def newcombe_auc(value: float, n_positive: int, n_negative: int, *, confidence: 
         variance = theta * (1 - theta) * (1 + half_size * spread) / (n_positive * n_negative)
         return abs(theta - value) - z * math.sqrt(max(variance, 0.0))
 
-    low = 0.0 if value <= 0 or distance(0.0) <= 0 else float(optimize.brentq(distance, 0.0, value))
-    high = 1.0 if value >= 1 or distance(1.0) <= 0 else float(optimize.brentq(distance, value, 1.0))
+    # at a value of 0 or 1 the value itself is the trivial root: the bracket ends just beside it
+    low = float(optimize.brentq(distance, 0.0, value - 1e-12)) if value > 1e-9 else 0.0
+    high = float(optimize.brentq(distance, value + 1e-12, 1.0)) if value < 1 - 1e-9 else 1.0
     return min(low, value), max(high, value)
 
 
