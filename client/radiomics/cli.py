@@ -16,7 +16,9 @@ from typer.core import TyperGroup
 
 from client.radiomics.cohort import HEADER, CohortCase, case_lines, extract_cohort, read_cases, write_text
 from client.radiomics.settings import preset_names, settings_from
-from common.errors import FedradError
+from common.errors import ConfigError, FedradError
+
+IMAGE_ENDINGS_OF_FILES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 class _ExtractByDefault(TyperGroup):
@@ -29,7 +31,11 @@ class _ExtractByDefault(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_ExtractByDefault, no_args_is_help=True, help="Radiomics features to the IBSI standard.", rich_markup_mode=None
+    cls=_ExtractByDefault,
+    no_args_is_help=True,
+    help="Radiomics features to the IBSI standard.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 
@@ -55,6 +61,8 @@ def extract(
             write_text(out, _csv([HEADER, *rows]))
             console.print(f"{len(values)} features -> {out}")
             return
+        if image.name.lower().endswith(IMAGE_ENDINGS_OF_FILES):
+            raise ConfigError(str(image), ["an image needs the file of its ROI after it"])
         failed = _extract_many(read_cases(image, label=label), preset, out, cache, processes, console)
     except FedradError as error:
         console.print(f"{error} [{error.code}]", markup=False, style="red")

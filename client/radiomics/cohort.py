@@ -71,6 +71,8 @@ def read_cases(path: Path, *, label: int = 1) -> tuple[CohortCase, ...]:
     ConfigError
         All faults of the manifest at once, or a folder without any pair.
     """
+    if not path.exists():
+        raise ConfigError(str(path), ["no such file or folder"])
     cases = _manifest_cases(path, label) if path.is_file() else _folder_cases(path, label)
     twice = sorted({case.case_id for case in cases if sum(case.case_id == other.case_id for other in cases) > 1})
     if twice:

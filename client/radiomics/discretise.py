@@ -1,4 +1,4 @@
-"""Grey levels: intensities of an ROI in bins (IBSI reference manual 2.7), and the array that the texture matrices read."""
+"""Grey levels: intensities of an ROI in bins (IBSI reference manual 2.7), and the array that texture matrices read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class GreyLevels:
 def fixed_bin_size(values: Floats, *, bin_width: float, lowest: float) -> Bins:
     """``floor((x - lowest) / width) + 1``, shape of ``values``; at least 1 (IBSI 2.7, "fixed bin size")."""
     bins = np.floor((values.astype(np.float64) - lowest) / bin_width).astype(np.int64) + 1
-    return np.maximum(bins, 1)
+    limited: Bins = np.maximum(bins, 1)
+    return limited
 
 
 def fixed_bin_number(values: Floats, *, bin_count: int) -> Bins:
@@ -58,7 +59,8 @@ def fixed_bin_number(values: Floats, *, bin_count: int) -> Bins:
     low, high = exact.min(), exact.max()
     if low == high:
         return np.ones(values.shape, dtype=np.int64)
-    return np.minimum(np.floor(bin_count * (exact - low) / (high - low)).astype(np.int64) + 1, bin_count)
+    bins: Bins = np.minimum(np.floor(bin_count * (exact - low) / (high - low)).astype(np.int64) + 1, bin_count)
+    return bins
 
 
 def pyradiomics_bin_width(values: Floats, *, bin_width: float) -> Bins:
@@ -96,7 +98,7 @@ def grey_levels(roi: npt.NDArray[np.bool_], bins: Bins, *, n_grey: int | None = 
     counts = np.bincount(bins)
     occupied = np.flatnonzero(counts)
     if len(occupied) > MAX_LEVELS:
-        raise TooManyLevelsError(f"{len(occupied)} occupied grey levels, at most {MAX_LEVELS}; choose a larger bin width")
+        raise TooManyLevelsError(f"{len(occupied)} grey levels, at most {MAX_LEVELS}; choose a larger bin width")
     rank = np.zeros(len(counts), dtype=np.uint16)
     rank[occupied] = np.arange(1, len(occupied) + 1)
     index = np.zeros(tuple(n + 2 for n in roi.shape), dtype=np.uint16)

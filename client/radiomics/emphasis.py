@@ -21,9 +21,7 @@ Vector = npt.NDArray[np.float64]
 
 
 @kernel
-def emphases(
-    matrix: npt.NDArray[np.int64], levels: Vector, extents: Vector, n_voxels: float
-) -> Vector:
+def emphases(matrix: npt.NDArray[np.int64], levels: Vector, extents: Vector, n_voxels: float) -> Vector:
     """The 17 sums of a matrix.
 
     Parameters

@@ -6,8 +6,10 @@ before any extraction what it will give. Each failure is a `CaseError` with a co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ from client.radiomics.discretise import (
     pyradiomics_bin_width,
 )
 from client.radiomics.preparation import Prepared
-from client.radiomics.settings import TEXTURES, AsIs, BinCount, BinWidth, Discretisation, RadiomicsSettings
+from client.radiomics.settings import AsIs, BinCount, BinWidth, Discretisation, RadiomicsSettings
 from client.radiomics.volume_histogram import volume_histogram_features
 from common.errors import CaseError, Code
 from common.volume import Volume
@@ -92,7 +94,7 @@ def extract(image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id:
         raise CaseError(case_id, str(error), code=Code.FEATURE_UNDEFINED) from error
     except filters.FilterError as error:
         raise CaseError(case_id, str(error), code=Code.FEATURE_UNDEFINED) from error
-    entries = tuple(_entry(column, settings, float(values[column])) for column in feature_names(settings))
+    entries = tuple(replace(entry, value=float(values[entry.column])) for entry in _descriptions(settings))
     undefined = [entry.column for entry in entries if not np.isfinite(entry.value)]
     if undefined:
         shown = ", ".join(undefined[:5]) + (" ..." if len(undefined) > 5 else "")
@@ -124,32 +126,43 @@ def _ibsi_tags(settings: RadiomicsSettings, *, filtered: bool) -> tuple[str, ...
     """Tags of the standardised features of the groups; of filtered images without form, pairs and volume histogram."""
     spatial_tags = ("morph_moran_i", "morph_geary_c")
     tags: list[str] = []
+    families: dict[str, textures.Family] = {family: family for family in textures.FAMILY_FEATURES}
     for group in settings.groups:
         if filtered and group in {"morph", "spatial", "loc", "ivh"}:
             continue
         if group == "spatial":
             tags += spatial_tags
-        elif group in TEXTURES:
-            suffixes = textures.family_aggregations(group, settings.aggregations)
-            tags += [f"{group}_{name}_{suffix}" for suffix in suffixes for name in textures.FAMILY_FEATURES[group]]
+        elif group in families:
+            suffixes = textures.family_aggregations(families[group], settings.aggregations)
+            features = textures.FAMILY_FEATURES[families[group]]
+            tags += [f"{group}_{name}_{suffix}" for suffix in suffixes for name in features]
         else:
             tags += [tag for tag in IBSI_FEATURES if tag.startswith(f"{group}_") and tag not in spatial_tags]
     return tuple(tags)
 
 
-def _entry(column: str, settings: RadiomicsSettings, value: float) -> FeatureValue:
-    if settings.definitions == "pyradiomics":
-        image, _, name = column.partition("_")
-        feature = PYRADIOMICS_FEATURES[name]
-        suffix = "" if name.startswith(("shape", "firstorder")) else _pyradiomics_suffix(name)
-        tag = f"{feature.ibsi_tag}_{suffix}".rstrip("_") if feature.ibsi_tag and image == ORIGINAL else ""
-        unit = feature.unit_of(settings.intensity_unit)
-        return FeatureValue(column, tag, AGGREGATION_NAMES[suffix], value, unit, column)
+@cache
+def _descriptions(settings: RadiomicsSettings) -> tuple[FeatureValue, ...]:
+    """An entry for each column of a preset, still without value."""
+    describe = _describe_pyradiomics if settings.definitions == "pyradiomics" else _describe_ibsi
+    return tuple(describe(column, settings) for column in feature_names(settings))
+
+
+def _describe_pyradiomics(column: str, settings: RadiomicsSettings) -> FeatureValue:
+    image, _, name = column.partition("_")
+    feature = PYRADIOMICS_FEATURES[name]
+    suffix = "" if name.startswith(("shape", "firstorder")) else _pyradiomics_suffix(name)
+    tag = f"{feature.ibsi_tag}_{suffix}".rstrip("_") if feature.ibsi_tag and image == ORIGINAL else ""
+    unit = feature.unit_of(settings.intensity_unit)
+    return FeatureValue(column, tag, AGGREGATION_NAMES[suffix], math.nan, unit, column)
+
+
+def _describe_ibsi(column: str, settings: RadiomicsSettings) -> FeatureValue:
     image = next((name for name in image_names(settings)[1:] if column.startswith(f"{name}_")), "")
     base, suffix = split_tag(column.removeprefix(f"{image}_") if image else column)
-    unit = IBSI_FEATURES[base].unit_of(settings.intensity_unit if not image else "1")
+    unit = IBSI_FEATURES[base].unit_of("1" if image else settings.intensity_unit)
     name = f"{image}_{base}" if image else base
-    return FeatureValue(name, "" if image else column, AGGREGATION_NAMES[suffix], value, unit, column)
+    return FeatureValue(name, "" if image else column, AGGREGATION_NAMES[suffix], math.nan, unit, column)
 
 
 def _pyradiomics_suffix(name: str) -> str:
@@ -266,7 +279,8 @@ def _volume_histogram(found: Vector, settings: RadiomicsSettings) -> dict[str, f
     match rule:
         case BinWidth():
             start = _lowest(found, rule, settings, filtered=False)
-            centres = start + (fixed_bin_size(found, bin_width=rule.bin_width, lowest=start) - 0.5) * rule.bin_width
+            bins = fixed_bin_size(found, bin_width=rule.bin_width, lowest=start)
+            centres = (start + (bins - 0.5) * rule.bin_width).astype(np.float64)
             return volume_histogram_features(
                 centres, lowest=start + rule.bin_width / 2, highest=highest, step=rule.bin_width
             )

@@ -163,7 +163,7 @@ def _laplacian(scene: Scene, sigma_mm: float) -> Floats:
         if n < least:
             raise FilterError(f"an axis of {n} voxels of {spacing:g} mm is too short for sigma {sigma_mm:g} mm")
     view, box = scene.around([math.ceil(recursive_gaussian.REACH_SIGMAS * sigma_mm / s) for s in scene.spacing_mm])
-    exact = view if view.dtype in (np.float32, np.float64) else view.astype(np.float32)
+    exact: Floats = view.astype(view.dtype if view.dtype in (np.float32, np.float64) else np.float32, copy=False)
     return recursive_gaussian.laplacian_of_gaussian(
         exact, sigma_mm=sigma_mm, spacing_mm=scene.spacing_mm, start=box.start, stop=box.stop
     )
@@ -184,7 +184,7 @@ def _pointwise(scene: Scene, kind: str) -> Floats:
 
 
 def _gradient(scene: Scene) -> Floats:
-    """Central differences; beyond the border the nearest voxel is repeated."""
+    """Central differences, in single precision as ITK gives them; beyond the border the nearest voxel is repeated."""
     view, box = scene.around((1, 1, 1))
     padded = np.pad(view.astype(np.float64), 1, mode="edge")
     square = np.zeros(box.shape)
@@ -194,4 +194,4 @@ def _gradient(scene: Scene) -> Floats:
         after[axis] = slice(inner[axis].start + 1, inner[axis].stop + 1)
         before[axis] = slice(inner[axis].start - 1, inner[axis].stop - 1)
         square += ((padded[tuple(after)] - padded[tuple(before)]) / (2 * spacing)) ** 2
-    return np.sqrt(square).astype(np.float64 if scene.array.dtype == np.float64 else np.float32)
+    return np.sqrt(square).astype(np.float32)

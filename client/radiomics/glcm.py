@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
 
 from client.radiomics.compiled import kernel
 
@@ -121,7 +120,7 @@ def cooccurrence_features(counts: npt.NDArray[np.uint32], levels: Vector, n_grey
 
 
 def maximal_correlation(counts: npt.NDArray[np.uint32]) -> float:
-    """pyradiomics' maximal correlation coefficient: root of the second largest eigenvalue of its matrix Q.
+    """Pyradiomics' maximal correlation coefficient: root of the second largest eigenvalue of its matrix Q.
 
     ``Q = (P / (p p' + eps)) P`` is similar to the square of the symmetric ``S = P / sqrt(p p')`` but for ``eps``. So
     the largest eigenpairs of ``S`` are found, and Q itself is solved in their space: equal to second order in ``eps``.
@@ -152,12 +151,6 @@ def maximal_correlation(counts: npt.NDArray[np.uint32]) -> float:
 
 def _largest_eigenpairs(matrix: Vector) -> tuple[Vector, Vector]:
     """Eigenpairs of a symmetric matrix that are largest in magnitude: shapes (k,), (n, k)."""
-    n = len(matrix)
-    if n <= 2 * MCC_EIGENVALUES:
-        values, vectors = eigh(matrix, check_finite=False)
-    else:
-        high = eigh(matrix, check_finite=False, subset_by_index=(n - MCC_EIGENVALUES, n - 1))
-        low = eigh(matrix, check_finite=False, subset_by_index=(0, MCC_EIGENVALUES - 1))
-        values, vectors = np.concatenate([low[0], high[0]]), np.hstack([low[1], high[1]])
+    values, vectors = np.linalg.eigh(matrix)
     order = np.argsort(np.abs(values))[-MCC_EIGENVALUES:]
     return values[order], vectors[:, order]

@@ -18,9 +18,7 @@ FEATURES = (
 Matrix = npt.NDArray[np.int64]
 
 
-def run_lengths(
-    grey: GreyLevels, directions: tuple[Direction, ...], *, slice_number: int | None = None
-) -> Matrix:
+def run_lengths(grey: GreyLevels, directions: tuple[Direction, ...], *, slice_number: int | None = None) -> Matrix:
     """Count runs by direction, level and length.
 
     Returns

@@ -50,7 +50,9 @@ def find_zones(
     """
     index = grey.index
     flat = np.zeros(1, dtype=np.int32) if distances is None else distances.ravel()
-    parent = np.zeros(index.size, dtype=np.int32 if index.size < 2**31 else np.int64)
+    if index.size >= 2**31:
+        raise ValueError("an ROI of this extent is not supported: its bounding box has 2^31 voxels or more")
+    parent = np.zeros(index.size, dtype=np.int32)
     rank, size, distance, first = _label(index.ravel(), steps(grey, directions), flat, parent)
     return Zones(rank, size, distance, first // (index.shape[1] * index.shape[2]) - 1)
 

@@ -103,7 +103,12 @@ def _misses(comparisons: Iterable[Comparison]) -> list[str]:
 
 
 def _table(configuration: str, entries: Sequence[Comparison]) -> list[str]:
-    lines = [f"## {configuration}", "", "| tag | code | reference | tolerance | fedrad | |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"## {configuration}",
+        "",
+        "| tag | code | reference | tolerance | fedrad | |",
+        "|---|---|---|---|---|---|",
+    ]
     for entry in entries:
         code = IBSI_FEATURES[split_tag(entry.ibsi_tag)[0]].ibsi_code
         known = entry.reference is not None

@@ -17,8 +17,9 @@ def extract_files(
     image: Path, roi: Path, settings: RadiomicsSettings, *, label: int, case_id: str
 ) -> tuple[FeatureValue, ...]:
     """Read a pair of files and extract; raises what `read_volume`, `read_roi` and `extract` raise."""
-    inside = read_roi(roi, label=label, case_id=case_id)
-    return extract(_as_stored(read_volume(image, case_id=case_id), image), inside, settings, case_id=case_id)
+    # the image first: while it is turned into integers, nothing else is held
+    stored = _as_stored(read_volume(image, case_id=case_id), image)
+    return extract(stored, read_roi(roi, label=label, case_id=case_id), settings, case_id=case_id)
 
 
 def _as_stored(volume: Volume, path: Path) -> Volume:
@@ -34,4 +35,9 @@ def _as_stored(volume: Volume, path: Path) -> Volume:
         return volume
     low, high = float(volume.array.min()), float(volume.array.max())
     small = np.iinfo(np.int16)
-    return volume.with_array(volume.array.astype(np.int16 if small.min <= low and high <= small.max else np.int64))
+    integers = np.empty(volume.shape, dtype=np.int16 if small.min <= low and high <= small.max else np.int64)
+    for plane, source in zip(integers, volume.array, strict=True):
+        plane[...] = source
+        if not np.array_equal(plane, source):  # a scaled file: its header names the type before scaling
+            return volume
+    return volume.with_array(integers)

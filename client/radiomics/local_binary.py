@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from scipy.special import sph_harm_y
 
 from client.imaging.resample import Region
 
-Real = npt.NDArray[np.generic]
+Real = npt.NDArray[Any]
 Array = npt.NDArray[np.float64]
 
 COORDINATE_DECIMALS = 5
@@ -55,9 +56,7 @@ def _shifted(image: Array, rows: float, columns: float) -> Array:
     return result
 
 
-def on_sphere(
-    array: Real, *, box: Region, radius: float, n_subdivisions: int, n_levels: int
-) -> list[Array]:
+def on_sphere(array: Real, *, box: Region, radius: float, n_subdivisions: int, n_levels: int) -> list[Array]:
     """Energies of the sphere's pattern by degree of spherical harmonics, and the kurtosis of its samples.
 
     Parameters
@@ -81,7 +80,8 @@ def on_sphere(
     for d in range(box.shape[0]):
         centre = grid[:, d].reshape(3, -1).astype(np.float64)
         places = centre[:, :, None] + radius * directions.T[:, None, :]
-        samples = map_coordinates(image, places, order=3, mode="constant")
+        # in the dtype of the image: of integers, pyradiomics takes samples that are integers
+        samples = map_coordinates(array, places, order=3, mode="constant").astype(np.float64)
         kurtoses[d] = _kurtosis(samples).reshape(box.shape[1:])
         centres = image[tuple(grid[:, d].reshape(3, -1))]
         pattern = (samples >= centres[:, None]).astype(np.float64)

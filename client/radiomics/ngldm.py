@@ -16,9 +16,7 @@ FEATURES = (
 )  # fmt: skip
 
 
-def dependence_features(
-    dependence: npt.NDArray[np.int64], levels: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def dependence_features(dependence: npt.NDArray[np.int64], levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The 17 features of a matrix (n, m) whose column ``k`` counts voxels with ``k`` equal neighbours."""
     extents = np.arange(1, dependence.shape[1] + 1, dtype=np.float64)
     values: npt.NDArray[np.float64] = emphases(dependence, levels, extents, float(dependence.sum()))

@@ -98,9 +98,7 @@ def _check_pair(image: Volume, roi: Volume, *, case_id: str) -> None:
         raise CaseError(case_id, "the ROI has no voxel", code=Code.ROI_EMPTY)
 
 
-def _on_study_grid(
-    image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id: str
-) -> tuple[Volume, Volume]:
+def _on_study_grid(image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id: str) -> tuple[Volume, Volume]:
     """The region of the study grid that features and filters need, in float64."""
     resampling = settings.resampling or Resampling(spacing_mm=(0.0, 0.0, 0.0), interpolation="nearest")
     spacing = resampling.spacing_dhw_mm
@@ -142,9 +140,9 @@ def _resegmented(image: Volume, roi: Volume, settings: RadiomicsSettings, *, cas
     limits = settings.resegmentation
     if limits is None:
         return roi.array.astype(np.bool_)
-    kept: Mask = resegment(
-        image, roi, lower=limits.lower, upper=limits.upper, n_sigma=limits.n_sigma
-    ).array.astype(np.bool_)
+    kept: Mask = resegment(image, roi, lower=limits.lower, upper=limits.upper, n_sigma=limits.n_sigma).array.astype(
+        np.bool_
+    )
     n_voxels = int(np.count_nonzero(kept))
     if n_voxels < 2:
         reason = f"{n_voxels} voxels of the ROI lie in the range of resegmentation"

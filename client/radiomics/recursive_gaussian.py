@@ -45,7 +45,8 @@ def laplacian_of_gaussian(
     Parameters
     ----------
     image : ndarray of float32 or float64, shape (D, H, W)
-        At least ``MIN_VOXELS`` along each axis. Beyond the border its voxels are repeated.
+        At least ``MIN_VOXELS`` along each axis; beyond the border its voxels are repeated. Between the passes values
+        are float32, as in ITK.
     spacing_mm : sequence of 3 floats
         Along D, H, W.
     start, stop : sequence of 3 ints
@@ -53,27 +54,24 @@ def laplacian_of_gaussian(
 
     Returns
     -------
-    ndarray, shape stop - start
-        In the image's dtype.
+    ndarray of float32, shape stop - start
     """
-    total = np.zeros([b - a for a, b in zip(start, stop, strict=True)], dtype=image.dtype)
+    total = np.zeros([b - a for a, b in zip(start, stop, strict=True)], dtype=np.float32)
     # derivative axis first, then the others from W to D: the order decides how sums round
     for axis in (2, 1, 0):
         part = image
         for direction in (axis, *(other for other in (2, 1, 0) if other != axis)):
             order = 2 if direction == axis else 0
             part = _along(part, direction, order, sigma_mm, spacing_mm[direction], start[direction], stop[direction])
-        total = (total + part * (1.0 / np.float64(spacing_mm[axis]) ** 2)).astype(image.dtype)
+        total = (total + part * (1.0 / np.float64(spacing_mm[axis]) ** 2)).astype(np.float32)
     return total
 
 
-def _along(
-    image: Floats, axis: int, order: int, sigma_mm: float, spacing_mm: float, start: int, stop: int
-) -> Floats:
+def _along(image: Floats, axis: int, order: int, sigma_mm: float, spacing_mm: float, start: int, stop: int) -> Floats:
     """Filter all lines along ``axis`` and keep ``start`` to ``stop`` of each."""
     shape = list(image.shape)
     shape[axis] = stop - start
-    out = np.empty(shape, dtype=image.dtype)
+    out = np.empty(shape, dtype=np.float32)
     turn = {0: (2, 0, 1), 1: (0, 1, 2), 2: (0, 2, 1)}[axis]
     if axis == 0:
         flat, flat_out = image.reshape(1, image.shape[0], -1), out.reshape(1, shape[0], -1)
@@ -106,9 +104,7 @@ def coefficients(sigma_mm: float, spacing_mm: float, order: int) -> Coefficients
     return np.array([*n, *d, *m, *border_n, *border_m])
 
 
-def _numerator(
-    sigma: float, a1: float, b1: float, a2: float, b2: float
-) -> tuple[list[float], float, float, float]:
+def _numerator(sigma: float, a1: float, b1: float, a2: float, b2: float) -> tuple[list[float], float, float, float]:
     sin1, cos1, exp1 = math.sin(_W1 / sigma), math.cos(_W1 / sigma), math.exp(_L1 / sigma)
     sin2, cos2, exp2 = math.sin(_W2 / sigma), math.cos(_W2 / sigma), math.exp(_L2 / sigma)
     n0 = a1 + a2
@@ -157,9 +153,7 @@ def _filter_lines(image: Floats, out: Floats, c: Coefficients, start: int) -> No
 
 
 @kernel
-def _causal(
-    data: Floats, out: Floats, c: Coefficients, n: int, width: int
-) -> None:
+def _causal(data: Floats, out: Floats, c: Coefficients, n: int, width: int) -> None:
     for i in range(4):
         for b in range(width):
             edge = data[0, b]
@@ -180,9 +174,7 @@ def _causal(
 
 
 @kernel
-def _anticausal(
-    data: Floats, out: Floats, c: Coefficients, n: int, width: int
-) -> None:
+def _anticausal(data: Floats, out: Floats, c: Coefficients, n: int, width: int) -> None:
     for k in range(4):
         i = n - 1 - k
         for b in range(width):

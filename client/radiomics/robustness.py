@@ -1,7 +1,7 @@
 """Do features survive what should not matter? Each case measured again under perturbations, and what agrees is kept.
 
 `measure` is one case's part. A site puts its cases' measurements under `common.statistics.reliability` as a table; the
-command ``fedrad radiomics robustness`` does the same for one list of cases.
+command ``fedrad radiomics robustness`` (``robustness_command``) does the same for one list of cases.
 """
 
 from __future__ import annotations
@@ -12,21 +12,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from client.imaging.geometry import on_grid_of
 from client.imaging.perturb import neighbourhood, noise_level, perturb, perturbations
 from client.ingest.nifti import read_roi, read_volume
 from client.radiomics.extractor import extract, feature_names
-from client.radiomics.settings import RadiomicsSettings, settings_from
-from common.config.loading import load
+from client.radiomics.settings import RadiomicsSettings
 from common.config.robustness import RobustnessConfig
 from common.errors import CaseError, Code, ConfigError
 from common.statistics.moments import Moments
@@ -133,38 +127,6 @@ def read_cases(path: Path) -> tuple[RobustnessCase, ...]:
     return tuple(cases)
 
 
-def robustness(
-    cases: Annotated[Path, typer.Argument(help="CSV with columns case_id, image, roi and, if not 1, label.")],
-    preset: Annotated[str, typer.Option(help="Name of a preset, or a TOML file.")],
-    out: Annotated[Path, typer.Option(help="CSV that receives one row a feature.")],
-    perturbed_by: Annotated[Path | None, typer.Option(help="TOML with the perturbations; default: 8 repeats.")] = None,
-    seed: Annotated[int, typer.Option(help="Fixes the noise.")] = 0,
-    processes: Annotated[int, typer.Option(min=1, help="Cases measured at the same time.")] = 1,
-) -> None:
-    """Intraclass correlation of every feature under rotation, translation, noise, and growth or erosion of the ROI.
-
-    Exit code 1 where a case could not be measured; its reason is printed.
-    """
-    console = Console()
-    listed = read_cases(cases)
-    settings = settings_from(preset)
-    config = load(perturbed_by, RobustnessConfig) if perturbed_by else RobustnessConfig()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"{config.n_perturbations} repeats a case", total=len(listed))
-        result = measure_cohort(
-            listed, settings, config, seed=seed, processes=processes, on_case=lambda: progress.advance(task)
-        )
-    for fault in result.faults:
-        console.print(f"[yellow]{fault.code}[/]  {fault}", highlight=False, soft_wrap=True)
-    if result.n_cases < 2:
-        raise CaseError("all", f"an ICC needs at least 2 cases, {result.n_cases} could be measured")
-    write_reliability(result, config, out)
-    console.print(_summary(result, config))
-    console.print(f"{out}", highlight=False)
-    raise typer.Exit(1 if result.faults else 0)
-
-
 def write_reliability(result: RobustnessResult, config: RobustnessConfig, out: Path) -> None:
     """One row a feature, in the preset's order; features that did not vary stand last, without numbers."""
     kept = set(result.reliability.keep(minimum=config.minimum_icc, decides=config.decides))
@@ -183,19 +145,6 @@ def write_reliability(result: RobustnessResult, config: RobustnessConfig, out: P
 def grade(lower: float) -> str:
     """The word for an ICC whose interval starts at ``lower``."""
     return next(word for word, least in GRADES if lower >= least)
-
-
-def _summary(result: RobustnessResult, config: RobustnessConfig) -> Table:
-    found = result.reliability
-    counts = Counter(grade(f.lower) for f in found.features)
-    title = f"ICC({config.model}) over {result.n_cases} cases x {config.n_perturbations} repeats"
-    table = Table("lower end of the interval", "features", title=title)
-    for word, least in GRADES:
-        table.add_row(f"{word}" + (f" (at least {least:.2f})" if np.isfinite(least) else ""), str(counts[word]))
-    table.add_row("undefined", str(len(found.undefined)))
-    kept = len(found.keep(minimum=config.minimum_icc, decides=config.decides))
-    table.add_row(f"kept: {config.decides} at least {config.minimum_icc:g}", str(kept))
-    return table
 
 
 def _measure_files(

@@ -11,7 +11,7 @@ import tomllib
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -68,7 +68,10 @@ class Resegmentation(_Part):
 
 
 class BinWidth(_Part):
-    """Bins of a fixed size; the first starts at ``lowest``, else at the lower limit of resegmentation, else at the minimum."""
+    """Bins of a fixed size.
+
+    The first one starts at ``lowest``, else at the lower limit of resegmentation, else at the ROI's minimum.
+    """
 
     kind: Literal["bin_width"]
     bin_width: Positive
@@ -204,7 +207,9 @@ def preset(name: str) -> RadiomicsSettings:
 
 
 def preset_names() -> tuple[str, ...]:
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")))
+    return tuple(
+        sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml"))
+    )
 
 
 def settings_from(name_or_path: str) -> RadiomicsSettings:
@@ -212,7 +217,8 @@ def settings_from(name_or_path: str) -> RadiomicsSettings:
     return read_settings(Path(name_or_path)) if name_or_path.endswith(".toml") else preset(name_or_path)
 
 
-def _folder():  # type: ignore[no-untyped-def]  # importlib's Traversable moved between Python 3.11 and 3.14
+def _folder() -> Any:
+    """Where the presets are; of a type whose module moved between Python 3.11 and 3.14."""
     return files("configs") / "radiomics"
 
 

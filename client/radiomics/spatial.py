@@ -85,9 +85,7 @@ def _spectrum(array: Array, padded: Sequence[int], chosen: slice) -> npt.NDArray
     return fft2(rows, s=(padded[0], padded[1]), axes=(0, 1), workers=1)
 
 
-def _weight_spectrum(
-    padded: Sequence[int], shape: Sequence[int], chosen: slice, spacing_mm: Sequence[float]
-) -> Array:
+def _weight_spectrum(padded: Sequence[int], shape: Sequence[int], chosen: slice, spacing_mm: Sequence[float]) -> Array:
     """The same frequencies of 1 / distance (0 for a voxel and itself) over cyclic offsets; real by symmetry."""
     d2, h2, w2 = (
         (np.minimum(np.arange(n), n - np.arange(n)) * spacing) ** 2
@@ -100,14 +98,14 @@ def _weight_spectrum(
         np.divide(1.0, np.sqrt(square), out=inverse, where=square > 0)
         half[number] = rfft(inverse, workers=1)[:, chosen].real
     # offsets beyond the ROI's extent meet only padding, so any finite weight may stand there
-    d, h = (np.minimum(np.minimum(np.arange(n), n - np.arange(n)), m) for n, m in zip(padded[:2], shape[:2], strict=True))
+    d, h = (
+        np.minimum(np.minimum(np.arange(n), n - np.arange(n)), m) for n, m in zip(padded[:2], shape[:2], strict=True)
+    )
     real: Array = fft2(half[np.ix_(d, h)], axes=(0, 1), workers=1).real
     return real
 
 
-def local_peaks(
-    image: npt.NDArray[np.floating], roi: Mask, *, spacing_mm: Sequence[float]
-) -> tuple[float, float]:
+def local_peaks(image: npt.NDArray[np.floating], roi: Mask, *, spacing_mm: Sequence[float]) -> tuple[float, float]:
     """Local and global intensity peak: the mean in a sphere of 1 cm3 around the brightest voxel, and the largest mean.
 
     Parameters
@@ -118,7 +116,7 @@ def local_peaks(
     roi : ndarray of bool, shape (D, H, W)
         The intensity ROI.
     """
-    d, h, w = (math.floor(PEAK_RADIUS_MM / spacing) for spacing in spacing_mm)
+    d, h = (math.floor(PEAK_RADIUS_MM / spacing) for spacing in spacing_mm[:2])
     grid = np.mgrid[-d : d + 1, -h : h + 1] * np.asarray(spacing_mm[:2], dtype=np.float64)[:, None, None]
     left = PEAK_RADIUS_MM**2 - (grid**2).sum(axis=0)
     reach = np.where(left >= 0, np.floor(np.sqrt(np.maximum(left, 0)) / spacing_mm[2]), -1).astype(np.int64)
@@ -129,7 +127,7 @@ def local_peaks(
 
 @kernel
 def _sphere_means(image: Array, roi: Mask, reach: npt.NDArray[np.int64]) -> Array:
-    """Mean over the sphere around each ROI voxel, in C order; ``reach[d, h]`` is the half length of a row, -1 for none."""
+    """Mean over the sphere around each ROI voxel, in C order; ``reach[d, h]`` is half a row, -1 for none."""
     depth, rows, columns = image.shape
     sums = np.zeros((depth, rows, columns + 1))
     for z in range(depth):

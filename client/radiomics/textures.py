@@ -16,12 +16,12 @@ Slices or directions without any count do not enter an average.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from client.radiomics import gldzm, glcm, glrlm, glszm, ngldm, ngtdm
+from client.radiomics import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
 from client.radiomics.discretise import GreyLevels
 from client.radiomics.neighbourhood import (
     DIRECTIONS_2D,
@@ -179,7 +179,7 @@ def _directional_slices(
     family: Family,
     aggregations: Sequence[Aggregation],
     every: Sequence[npt.NDArray[np.int64]],
-    vector: Callable[[npt.NDArray[np.int64]], Vector],
+    vector: Callable[[npt.NDArray[Any]], Vector],
 ) -> None:
     """Features of matrices of shape (n_directions, n, m), one for each slice."""
     if "2D_avg" in aggregations:
@@ -197,7 +197,7 @@ def _merged_and_averaged(
     dimension: str,
     aggregations: Sequence[Aggregation],
     matrices: npt.NDArray[np.integer],
-    vector: Callable[[npt.NDArray[np.integer]], Vector],
+    vector: Callable[[npt.NDArray[Any]], Vector],
 ) -> None:
     if f"{dimension}_avg" in aggregations:
         _put(values, family, f"{dimension}_avg", _mean([vector(matrix) for matrix in matrices]))
@@ -205,11 +205,11 @@ def _merged_and_averaged(
         _put(values, family, f"{dimension}_comb", vector(matrices.sum(axis=0)))
 
 
-def _pairs(grey: GreyLevels) -> Callable[[npt.NDArray[np.integer]], Vector]:
+def _pairs(grey: GreyLevels) -> Callable[[npt.NDArray[Any]], Vector]:
     return lambda pairs: glcm.cooccurrence_features(pairs.astype(np.uint32), grey.levels, grey.n_grey)
 
 
-def _runs(grey: GreyLevels) -> Callable[[npt.NDArray[np.integer]], Vector]:
+def _runs(grey: GreyLevels) -> Callable[[npt.NDArray[Any]], Vector]:
     return lambda runs: glrlm.run_features(runs.astype(np.int64), grey.levels)
 
 
