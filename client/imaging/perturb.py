@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pywt
-from scipy.ndimage import affine_transform, distance_transform_edt
+from scipy.ndimage import affine_transform, distance_transform_edt, gaussian_filter
 
 from client.imaging.geometry import margin_box
 from common.config.robustness import RobustnessConfig
@@ -22,6 +22,9 @@ from common.volume import Volume
 
 NORMAL_MAD = 0.6744897501960817
 """Median absolute value of a standard normal number."""
+
+DISTANCE_DECIMALS = 6
+"""Distances to the border (mm) that agree to this many decimals are one layer."""
 
 MARGIN_MM = 20.0
 """Image kept around the ROI, beyond what turning moves: what filters and growing see."""
@@ -103,23 +106,29 @@ def perturb(
 
 
 def resize(roi: Volume, *, share: float) -> Volume:
-    """The ROI grown or eroded by whole layers of equal distance to its border, as near as may be to ``1 + share``."""
+    """The ROI grown or eroded to ``1 + share`` of its voxels, rounded; it lies within the former or holds it.
+
+    Whole layers of equal distance (mm) to the border go or come first; of the last layer, the voxels deepest within
+    the smoothed ROI, so that corners go first.
+    """
     inside = roi.array.astype(np.bool_)
     if share == 0:
         return roi
-    target = (1 + share) * inside.sum()
+    target = round((1 + share) * int(inside.sum()))
     spacing = roi.spacing_mm
-    # voxel centres stand half a voxel from the border: distances to the other side's nearest centre, signed
-    distance = (
-        distance_transform_edt(~inside, sampling=spacing)
-        - distance_transform_edt(np.pad(inside, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    )
-    levels, counts = np.unique(np.round(distance, 6), return_counts=True)
-    totals = np.cumsum(counts)
-    best = int(np.argmin(np.abs(totals - target)))
-    if abs(totals[best] - target) >= target:  # nothing is nearer to the target than the thinnest layer
-        return roi.with_array(np.zeros_like(inside))
-    return roi.with_array(np.round(distance, 6) <= levels[best])
+    outwards = distance_transform_edt(~inside, sampling=spacing)
+    inwards = distance_transform_edt(np.pad(inside, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    distance = np.round(outwards - inwards, DISTANCE_DECIMALS)
+    depth = gaussian_filter(inside.astype(np.float64), max(spacing) / np.asarray(spacing), mode="constant")
+    levels, counts = np.unique(distance, return_counts=True)
+    whole = int(np.searchsorted(np.cumsum(counts), target, side="right"))  # layers that are taken as a whole
+    taken = distance < levels[whole] if whole < len(levels) else np.ones_like(inside)
+    rest = target - int(taken.sum())
+    if rest > 0:
+        layer = np.flatnonzero(distance == levels[whole])
+        deepest = np.argsort(-depth.ravel()[layer], kind="stable")[:rest]
+        taken.ravel()[layer[deepest]] = True
+    return roi.with_array(taken)
 
 
 def noise_level(image: Volume) -> float:

@@ -7,7 +7,7 @@ command ``fedrad radiomics robustness`` (``robustness_command``) does the same f
 from __future__ import annotations
 
 import csv
-from collections import Counter
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -19,10 +19,11 @@ import numpy.typing as npt
 from client.imaging.geometry import on_grid_of
 from client.imaging.perturb import neighbourhood, noise_level, perturb, perturbations
 from client.ingest.nifti import read_roi, read_volume
+from client.radiomics.cohort import CohortCase, write_text
 from client.radiomics.extractor import extract, feature_names
 from client.radiomics.settings import RadiomicsSettings
 from common.config.robustness import RobustnessConfig
-from common.errors import CaseError, Code, ConfigError
+from common.errors import CaseError, Code
 from common.statistics.moments import Moments
 from common.statistics.reliability import Reliability, reliability_of, reliability_table
 from common.volume import Volume
@@ -31,16 +32,6 @@ GRADES = (("excellent", 0.90), ("good", 0.75), ("moderate", 0.50), ("poor", -np.
 """Words for an ICC by the lower end of its interval (Koo and Li 2016, doi 10.1016/j.jcm.2016.02.012)."""
 
 COLUMNS = ("feature", "icc", "lower", "upper", "n_cases", "n_repeats", "grade", "kept")
-
-
-@dataclass(frozen=True)
-class RobustnessCase:
-    """Where one case lies."""
-
-    case_id: str
-    image: Path
-    roi: Path
-    label: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ def measure(
 
 
 def measure_cohort(
-    cases: Sequence[RobustnessCase],
+    cases: Sequence[CohortCase],
     settings: RadiomicsSettings,
     config: RobustnessConfig,
     *,
@@ -103,43 +94,18 @@ def measure_cohort(
     return RobustnessResult(found, len(ids), tuple(sorted(faults, key=lambda fault: fault.case_id)))
 
 
-def read_cases(path: Path) -> tuple[RobustnessCase, ...]:
-    """A CSV with the columns ``case_id``, ``image``, ``roi`` and, if not 1, ``label``; paths start from its folder."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
-    missing = [name for name in ("case_id", "image", "roi") if not rows or name not in rows[0]]
-    if missing:
-        raise ConfigError(str(path), [f"no rows, or no column {name}" for name in missing])
-    faults, cases = [], []
-    for number, row in enumerate(rows, start=2):
-        label = row.get("label") or "1"
-        if not label.isdigit() or int(label) < 1:
-            faults.append(f"line {number}: label {label!r}, expected a positive integer")
-            continue
-        cases.append(RobustnessCase(row["case_id"], path.parent / row["image"], path.parent / row["roi"], int(label)))
-    twice = sorted(name for name, n in Counter(case.case_id for case in cases).items() if n > 1)
-    faults += [f"case {name} is given twice" for name in twice]
-    if faults:
-        raise ConfigError(str(path), faults)
-    return tuple(cases)
-
-
 def write_reliability(result: RobustnessResult, config: RobustnessConfig, out: Path) -> None:
     """One row a feature, in the preset's order; features that did not vary stand last, without numbers."""
     kept = set(result.reliability.keep(minimum=config.minimum_icc, decides=config.decides))
-    partial = out.with_name(f".partial-{out.name}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for f in result.reliability.features:
-            numbers = (repr(f.icc), repr(f.lower), repr(f.upper), f.n_cases, config.n_perturbations)
-            writer.writerow((f.feature, *numbers, grade(f.lower), int(f.feature in kept)))
-        for name in result.reliability.undefined:
-            writer.writerow((name, "", "", "", result.n_cases, config.n_perturbations, "undefined", 0))
-    partial.replace(out)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for f in result.reliability.features:
+        numbers = (repr(f.icc), repr(f.lower), repr(f.upper), f.n_cases, config.n_perturbations)
+        writer.writerow((f.feature, *numbers, grade(f.lower), int(f.feature in kept)))
+    for name in result.reliability.undefined:
+        writer.writerow((name, "", "", "", result.n_cases, config.n_perturbations, "undefined", 0))
+    write_text(out, text.getvalue())
 
 
 def grade(lower: float) -> str:
@@ -148,7 +114,7 @@ def grade(lower: float) -> str:
 
 
 def _measure_files(
-    case: RobustnessCase, settings: RadiomicsSettings, config: RobustnessConfig, seed: int
+    case: CohortCase, settings: RadiomicsSettings, config: RobustnessConfig, seed: int
 ) -> npt.NDArray[np.float64]:
     image = read_volume(case.image, case_id=case.case_id)
     roi = read_roi(case.roi, label=case.label, case_id=case.case_id)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from client.radiomics.robustness import GRADES, RobustnessResult, grade, measure_cohort, read_cases, write_reliability
+from client.radiomics.cohort import read_cases
+from client.radiomics.robustness import GRADES, RobustnessResult, grade, measure_cohort, write_reliability
 from client.radiomics.settings import settings_from
 from common.config.loading import load
 from common.config.robustness import RobustnessConfig
@@ -20,7 +21,7 @@ from common.errors import CaseError
 
 
 def robustness(
-    cases: Annotated[Path, typer.Argument(help="CSV with columns case_id, image, roi and, if not 1, label.")],
+    cases: Annotated[Path, typer.Argument(help="CSV manifest (case_id,image,roi), or a folder of pairs.")],
     preset: Annotated[str, typer.Option(help="Name of a preset, or a TOML file.")],
     out: Annotated[Path, typer.Option(help="CSV that receives one row a feature.")],
     perturbed_by: Annotated[Path | None, typer.Option(help="TOML with the perturbations; default: 8 repeats.")] = None,

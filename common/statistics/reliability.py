@@ -80,9 +80,9 @@ def reliability_table(values: Vector, features: Sequence[str], case_ids: Sequenc
     values : ndarray of float64, shape (n_cases, n_repeats, n_features)
         NaN in one repeat takes the feature of that case out.
     """
-    n_cases, n_repeats, _ = values.shape
+    n_cases, n_repeats, n_features = values.shape
     mean = values.mean(axis=1)
-    deviations = (values - mean[:, None, :]).reshape(n_cases, -1)
+    deviations = (values - mean[:, None, :]).reshape(n_cases, n_repeats * n_features)
     columns = np.hstack([mean, np.where(np.isnan(np.tile(mean, n_repeats)), np.nan, deviations)])
     return FeatureTable(columns, reliability_names(features, n_repeats), tuple(case_ids))
 

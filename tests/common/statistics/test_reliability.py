@@ -129,7 +129,7 @@ def test_keep_compares_what_it_is_told():
 
 def test_other_columns_and_single_measurements_are_refused():
     table = reliability_table(JUDGES[:, :, None], ("a",), tuple("abcdef"))
-    with pytest.raises(StatisticError, match="other columns|not the moments"):
+    with pytest.raises(StatisticError, match="not the moments"):
         reliability_of(Moments.of(table), ("b",), n_repeats=4, model="1,1", confidence=0.95)
     with pytest.raises(ValueError, match="at least 2"):
         reliability_table(JUDGES[:, :1, None], ("a",), tuple("abcdef"))
