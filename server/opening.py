@@ -69,3 +69,9 @@ def empty_former_run(folder: Path, marker: str) -> None:
     if not (folder / marker).exists():
         raise StateError(f"{folder} was not made by fedrad (no {marker} in it) and is not removed")
     shutil.rmtree(folder)
+
+
+def require_run(folder: Path) -> None:
+    """Raise `StateError` where ``folder`` holds no study run."""
+    if not (folder / STUDY_FILE).exists():
+        raise StateError(f"{folder} holds no study run: no {STUDY_FILE} in it")

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from client.cli import site_app
 from client.radiomics.cli import radiomics_app
-from common.errors import ConfigError, FedradError, FederationError, GateError
+from common.errors import ConfigError, FederationError, FedradError, GateError
 from server.cli import coordinator_app
 
 app = typer.Typer(
     name="fedrad",
-    help="Hospitals train radiomics and 3D deep-learning models together; no image, feature row or identity leaves one.",
+    help="Hospitals train radiomics and 3D deep-learning models together; no image, feature row or identity leaves.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

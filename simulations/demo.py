@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-import socket
 from importlib.resources import as_file, files
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Any
 
 from rich.console import Console
 
-from client.identity import make_identity
 from client.site import Site
 from common.config.loading import digest, load
 from common.config.site import SiteConfig
@@ -33,10 +31,10 @@ from server.checkpoint import CheckpointStore, write_atomic
 from server.courses import POOLED, pooled_group
 from server.opening import JOURNAL_FILE, empty_former_run
 from server.progress import StudyProgress
-from server.provisioning import init_authority
 from server.report import write_report
 from server.results import load_results, summary_table, write_tables
 from server.study import run_study
+from simulations.consortium import COORDINATOR, Consortium, free_port
 from simulations.hospitals import HOSPITALS, write_hospitals
 from simulations.in_process import Answers, InProcessFederation
 from simulations.parties import Parties, Separation
@@ -44,7 +42,6 @@ from simulations.pooled import PooledSite
 
 MARKER = ".fedrad-demo"
 POLL_S = 0.1
-COORDINATOR = "coordinator"
 
 
 def run_demo(out: Path, *, overwrite: bool, console: Console) -> None:
@@ -63,19 +60,21 @@ def run_demo(out: Path, *, overwrite: bool, console: Console) -> None:
         empty_former_run(out, MARKER)
     study_file = _lay_out(out)
     study = load(study_file, StudyConfig)
-    separation = Separation.here()
     with console.status("generating the hospitals' cases"):
         write_hospitals(out / "hospitals", seed=study.seed)
     n_cases = sum(hospital.n_cases for hospital in HOSPITALS)
     console.print(f"{n_cases} generated cases at {len(HOSPITALS)} hospitals ({monotonic() - started:.0f} s)")
-    address = f"127.0.0.1:{_free_port()}"
-    _provision(out, study_file, address, separation)
-    console.print(f"certificates made; {separation.sentence}")
-    with Parties(separation) as parties:
-        _start(parties, out, address)
-        _require_apart(out, separation)
-        _follow(parties, out, console)
-    results = load_results([out / COORDINATOR / "run", out / "reference"])
+    names = tuple(hospital.name for hospital in HOSPITALS)
+    consortium = Consortium(out, names, f"127.0.0.1:{free_port()}", Separation.here())
+    consortium.provision(study_file, minimum_cases=study.privacy.minimum_cases)
+    consortium.require_apart()
+    console.print(f"certificates made; {consortium.separation.sentence}")
+    with Parties(consortium.separation) as parties:
+        consortium.start_coordinator(parties)
+        for name in names:
+            consortium.start_hospital(parties, name)
+        _follow(parties, consortium, console)
+    results = load_results([consortium.run_folder, out / "reference"])
     write_tables(results, out)
     write_report(results, out / "report.html")
     console.print(summary_table(results))
@@ -93,79 +92,28 @@ def _lay_out(out: Path) -> Path:
     return study_file
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _site_toml(name: str, address: str) -> str:
-    return "\n".join(
-        [
-            f'site = "{name}"',
-            'manifest = "cases.csv"',
-            'data = "."',
-            'state = "state"',
-            "minimum_cases = 5",
-            'studies = ["study.toml"]',
-            "",
-            "[coordinator]",
-            f'address = "{address}"',
-            'ca = "keys/ca.pem"',
-            'node_key = "keys/node.key"',
-            'certificate = "keys/node.pem"',
-            "",
-        ]
-    )
-
-
-def _provision(out: Path, study_file: Path, address: str, separation: Separation) -> None:
-    """Certificates as in a consortium: keys made at each hospital, requests signed by the coordinator's authority."""
-    authority = init_authority(out / COORDINATOR, addresses=["127.0.0.1", "localhost"])
-    for number, hospital in enumerate(HOSPITALS, start=1):
-        folder = out / "hospitals" / hospital.name
-        request = make_identity(folder / "keys", site=hospital.name)
-        certificate = authority.sign(request, site=hospital.name)
-        write_atomic(folder / "keys" / "node.pem", certificate)
-        write_atomic(folder / "keys" / "ca.pem", authority.ca_certificate)
-        write_atomic(folder / "site.toml", _site_toml(hospital.name, address).encode())
-        shutil.copyfile(study_file, folder / "study.toml")
-        separation.own(folder, number)
-    shutil.copyfile(study_file, out / COORDINATOR / "study.toml")
-    separation.own(out / COORDINATOR, 0)
-
-
-def _start(parties: Parties, out: Path, address: str) -> None:
-    command = ["coordinator", "run", "study.toml", "--home", ".", "--out", "run", "--listen", address]
-    parties.start(COORDINATOR, 0, command, folder=out / COORDINATOR)
-    for number, hospital in enumerate(HOSPITALS, start=1):
-        folder = out / "hospitals" / hospital.name
-        parties.start(hospital.name, number, ["site", "start", "site.toml"], folder=folder)
-
-
-def _follow(parties: Parties, out: Path, console: Console) -> None:
+def _follow(parties: Parties, consortium: Consortium, console: Console) -> None:
     """Show the coordinator's journal as it grows, start the reference when all cases are prepared, wait for the end."""
-    journal = out / COORDINATOR / "run" / JOURNAL_FILE
+    journal = consortium.run_folder / JOURNAL_FILE
     reference: BaseProcess | None = None
+    position = 0
     with StudyProgress(console) as progress:
-        position = 0
         while True:
             ended = parties.ended()
             lines, position = _new_lines(journal, position)
             for line in lines:
                 progress.show(line)
                 if reference is None and line["event"] == "table":
-                    reference = _start_reference(out)
+                    reference = _start_reference(consortium.folder)
+            consortium.require_running(ended)
             if COORDINATOR in ended:
                 break
-            _require_running(parties, out, ended)
             sleep(POLL_S)
-        _require_running(parties, out, {name: code for name, code in parties.ended().items() if code})
-        if reference is not None:
-            with console.status("waiting for the pooled reference"):
-                reference.join()
-            if reference.exitcode:
-                raise FederationError(f"the pooled reference ended with code {reference.exitcode}")
+    if reference is not None:
+        with console.status("waiting for the pooled reference"):
+            reference.join()
+        if reference.exitcode:
+            raise FederationError(f"the pooled reference ended with code {reference.exitcode}")
 
 
 def _new_lines(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
@@ -177,15 +125,6 @@ def _new_lines(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
         content = file.read()
     whole = content[: content.rfind(b"\n") + 1]
     return [json.loads(line) for line in whole.splitlines()], position + len(whole)
-
-
-def _require_running(parties: Parties, out: Path, ended: dict[str, int]) -> None:
-    for name in ended:
-        if name == COORDINATOR and ended[name] == 0:
-            continue
-        folder = out / COORDINATOR if name == COORDINATOR else out / "hospitals" / name
-        tail = (folder / "output.log").read_text(errors="replace").strip().splitlines()[-5:]
-        raise FederationError(f"{name} ended with code {ended[name]}: {' | '.join(tail)}")
 
 
 def _start_reference(out: Path) -> BaseProcess:
@@ -214,11 +153,3 @@ def _copied_site(out: Path, name: str, study: StudyConfig) -> Site:
     state = out / "reference" / "sites" / name
     shutil.copytree(config.state / "cache", state / "cache")
     return Site(config.model_copy(update={"state": state}), [study])
-
-
-def _require_apart(out: Path, separation: Separation) -> None:
-    """Try to enter every hospital's folder as the coordinator, and stop the demo if that works."""
-    folders = [str(out / "hospitals" / hospital.name) for hospital in HOSPITALS]
-    opened = separation.readable_for(0, folders)
-    if opened and separation.kind != "folders":
-        raise FederationError(f"the coordinator can read {', '.join(opened)}")

@@ -1,0 +1,147 @@
+"""`fedrad coordinator`: what the coordinator of a consortium types."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+coordinator_app = typer.Typer(
+    no_args_is_help=True, help="The coordinator: certificates, studies, their state and their reports."
+)
+
+Home = Annotated[Path, typer.Option(help="Folder of the authority, as made by [b]init[/].")]
+Listen = Annotated[str, typer.Option(help="Address and port that hospitals reach, for example 0.0.0.0:9443.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a study run.")]
+
+
+@coordinator_app.command()
+def init(
+    home: Annotated[Path, typer.Argument(help="New folder for the authority.")],
+    address: Annotated[list[str], typer.Option(help="A name or IP address under which hospitals reach this machine.")],
+) -> None:
+    """Make the consortium's own certificate authority and the coordinator's certificate.
+
+    The authority's private key stays in HOME. Give every name and address: one that is missing cannot be added later
+    without a new server certificate.
+    """
+    from server.provisioning import init_authority
+
+    init_authority(home, addresses=address)
+    Console().print(f"authority made in {home}; next: fedrad coordinator sign {home} REQUEST --site NAME")
+
+
+@coordinator_app.command()
+def sign(
+    home: Annotated[Path, typer.Argument(help="Folder of the authority.")],
+    request: Annotated[Path, typer.Argument(help="The request that a hospital made with `fedrad site init`.")],
+    site: Annotated[str, typer.Option(help="The hospital's name in studies.")],
+    out: Annotated[Path, typer.Option(help="Folder for node.pem and ca.pem, to send back to the hospital.")],
+) -> None:
+    """Admit a hospital: sign the request that it made, and list its key."""
+    from server.provisioning import Authority
+
+    authority = Authority.load(home)
+    certificate = authority.sign_request(request.read_bytes(), site=site)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "node.pem").write_bytes(certificate)
+    (out / "ca.pem").write_bytes(authority.ca_certificate)
+    Console().print(f"{site} admitted; send {out / 'node.pem'} and {out / 'ca.pem'} back to it")
+
+
+@coordinator_app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study file that all hospitals agreed to.")],
+    home: Home,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, journal and report.")],
+    listen: Listen,
+    resume: Annotated[bool, typer.Option(help="Go on from the last complete round found in OUT.")] = False,
+) -> None:
+    """Wait for the study's hospitals, run it, and write its report."""
+    from server.opening import open_run
+    from server.progress import StudyProgress
+    from server.service import open_federation, run_once
+
+    console = Console()
+    _stop_on_signals()
+    progress = StudyProgress(console)
+    opened = open_run(study, out, resume=resume, listener=progress.show)
+    with progress, open_federation(home, listen) as federation:
+        run_once(opened, federation)
+    _report(out, console)
+
+
+@coordinator_app.command()
+def start(home: Home, listen: Listen) -> None:
+    """Stay connected with the hospitals and run every study that is put into HOME/queue, one after the other.
+
+    A study that was interrupted goes on where it was. Finished files move to HOME/done, failed ones to HOME/failed.
+    """
+    from server.service import open_federation, serve_queue
+
+    console = Console()
+    stop = _stop_on_signals()
+    with open_federation(home, listen) as federation:
+        serve_queue(home, federation, stop=stop, tell=lambda text: console.print(text, highlight=False))
+
+
+@coordinator_app.command()
+def status(
+    folder: RunFolder,
+    follow: Annotated[bool, typer.Option(help="Keep showing until the study has finished.")] = False,
+) -> None:
+    """Show phase, sites, who is awaited and how far each model is."""
+    from common.journal import JsonLines
+    from server.opening import JOURNAL_FILE, require_run
+    from server.status import StudyStatus, status_view
+
+    require_run(folder)
+    journal = JsonLines(folder / JOURNAL_FILE)
+    console = Console()
+    current = StudyStatus.of(journal.read())
+    if not follow:
+        console.print(status_view(current))
+        return
+    with Live(status_view(current), console=console, auto_refresh=False) as live:
+        while not current.finished:
+            threading.Event().wait(1.0)
+            current = StudyStatus.of(journal.read())
+            live.update(status_view(current), refresh=True)
+
+
+@coordinator_app.command()
+def report(folder: RunFolder) -> None:
+    """Write the report of a run again, from its checkpoints; also of a run that has not finished."""
+    from server.opening import require_run
+
+    require_run(folder)
+    _report(folder, Console())
+
+
+def _report(folder: Path, console: Console) -> None:
+    from server.report import write_report
+    from server.results import load_results, summary_table, write_tables
+
+    results = load_results([folder])
+    write_tables(results, folder)
+    write_report(results, folder / "report.html")
+    console.print(summary_table(results))
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _stop_on_signals() -> threading.Event:
+    """SIGTERM acts like Ctrl-C, so that a supervisor's stop ends the study cleanly too."""
+    stop = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    return stop

@@ -1,0 +1,118 @@
+"""A consortium on one machine: folders, certificates and site files as its parties would have them, and its processes.
+
+Folder layout::
+
+    FOLDER/hospitals/<name>/     site.toml, study.toml, cases.csv, keys/, state/    the hospital's own
+    FOLDER/coordinator/          the authority, study.toml, run/                    the coordinator's own
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.identity import make_identity
+from common.errors import FederationError
+from server.checkpoint import write_atomic
+from server.provisioning import init_authority
+from simulations.parties import Parties, Separation
+
+COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """Where the parties live; party 0 is the coordinator, the hospitals follow in order.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port`` of the coordinator's listener.
+    """
+
+    folder: Path
+    hospitals: tuple[str, ...]
+    address: str
+    separation: Separation
+
+    @property
+    def coordinator(self) -> Path:
+        return self.folder / COORDINATOR
+
+    @property
+    def run_folder(self) -> Path:
+        return self.coordinator / "run"
+
+    def hospital(self, name: str) -> Path:
+        return self.folder / "hospitals" / name
+
+    def provision(self, study_file: Path, *, minimum_cases: int) -> None:
+        """Keys made at each hospital, requests signed by the coordinator's authority, folders closed to one another.
+
+        The hospitals' folders and ``cases.csv`` are there already.
+        """
+        authority = init_authority(self.coordinator, addresses=["127.0.0.1", "localhost"])
+        for number, name in enumerate(self.hospitals, start=1):
+            home = self.hospital(name)
+            request = make_identity(home / "keys", site=name)
+            write_atomic(home / "keys" / "node.pem", authority.sign_request(request, site=name))
+            write_atomic(home / "keys" / "ca.pem", authority.ca_certificate)
+            write_atomic(home / "site.toml", self._site_toml(name, minimum_cases).encode())
+            shutil.copyfile(study_file, home / "study.toml")
+            self.separation.own(home, number)
+        shutil.copyfile(study_file, self.coordinator / "study.toml")
+        self.separation.own(self.coordinator, 0)
+
+    def start_coordinator(self, parties: Parties, *, resume: bool = False) -> None:
+        command = ["coordinator", "run", "study.toml", "--home", ".", "--out", "run", "--listen", self.address]
+        parties.start(COORDINATOR, 0, [*command, "--resume"] if resume else command, folder=self.coordinator)
+
+    def start_hospital(self, parties: Parties, name: str) -> None:
+        number = self.hospitals.index(name) + 1
+        parties.start(name, number, ["site", "start", "site.toml"], folder=self.hospital(name))
+
+    def require_apart(self) -> None:
+        """Try to enter every hospital's folder as the coordinator; FederationError where the system lets it in."""
+        folders = [str(self.hospital(name)) for name in self.hospitals]
+        opened = self.separation.readable_for(0, folders)
+        if opened and self.separation.kind != "folders":
+            raise FederationError(f"the coordinator can read {', '.join(opened)}")
+
+    def require_running(self, ended: dict[str, int]) -> None:
+        """FederationError with the last lines of a party that ended, other than a coordinator that is done."""
+        for name, code in ended.items():
+            if name == COORDINATOR and code == 0:
+                continue
+            folder = self.coordinator if name == COORDINATOR else self.hospital(name)
+            tail = last_lines(folder / "output.log", 5)
+            raise FederationError(f"{name} ended with code {code}: {' | '.join(tail)}")
+
+    def _site_toml(self, name: str, minimum_cases: int) -> str:
+        return f"""site = "{name}"
+manifest = "cases.csv"
+data = "."
+state = "state"
+minimum_cases = {minimum_cases}
+studies = ["study.toml"]
+
+[coordinator]
+address = "{self.address}"
+ca = "keys/ca.pem"
+node_key = "keys/node.key"
+certificate = "keys/node.pem"
+"""
+
+
+def last_lines(path: Path, n: int) -> Sequence[str]:
+    """The last ``n`` lines of a text file; none where there is no file."""
+    return path.read_text(errors="replace").strip().splitlines()[-n:] if path.exists() else []
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
