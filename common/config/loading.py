@@ -5,18 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
+from common.config.faults import Place, not_finite, prune, sentences, without_echoes
 from common.errors import Code, ConfigError
 
 
-class Frozen(BaseModel):
-    """Base of every configuration type: frozen, unknown keys are faults, defaults are checked too."""
+@dataclass(frozen=True)
+class Check:
+    """A rule between fields: ``find`` yields one sentence a fault.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    ``find`` may read only the fields in ``needs``: it also runs on a file in which other fields are wrong, so that all
+    faults of the file are listed at once.
+    """
+
+    needs: tuple[str, ...]
+    find: Callable[[Any], Iterable[str]]
+
+
+class Frozen(BaseModel):
+    """Base of every configuration type: frozen, unknown keys are faults, defaults and numbers are checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    checks: ClassVar[tuple[Check, ...]] = ()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        refuse([sentence for check in self.checks for sentence in check.find(self)])
+        return self
 
 
 Model = TypeVar("Model", bound=Frozen)
@@ -31,7 +53,7 @@ def load(path: Path, model: type[Model]) -> Model:
         With every fault of the file: where, what was got, what was expected.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
     except UnicodeDecodeError as error:
@@ -45,19 +67,13 @@ def parse(text: str, model: type[Model], *, source: str) -> Model:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, [f"is not TOML: {error}"]) from error
-    faults: dict[str, None] = {}
-    while True:
-        try:
-            valid = model.model_validate(content)
-        except ValidationError as error:
-            found = error.errors()
-            faults.update(dict.fromkeys(fault for item in found for fault in _faults(item)))
-            if not _prune(content, [item["loc"] for item in found]):
-                raise ConfigError(source, faults) from error
-        else:
-            break
-    if faults:
-        raise ConfigError(source, faults)
+    infinite = not_finite(content)
+    try:
+        valid = _validated(model, content)
+    except ValidationError as error:
+        raise ConfigError(source, dict.fromkeys([*infinite, *_all_faults(model, content, error)])) from error
+    if infinite:
+        raise ConfigError(source, infinite)
     return valid
 
 
@@ -79,38 +95,56 @@ def refuse(faults: list[str]) -> None:
         raise ValueError("\n".join(faults))
 
 
-def _faults(item: Any) -> list[str]:
-    """One or more faults of a pydantic error; a cross-field validator reports several, a line each."""
-    place = ".".join(str(part) for part in item["loc"]) or "file"
-    if item["type"] == "extra_forbidden":
-        return [f"{place}: unknown key"]
-    if item["type"] == "missing":
-        return [f"{place}: missing"]
-    sentences = str(item["msg"]).removeprefix("Value error, ").splitlines()
-    got = item.get("input")
-    shown = "" if isinstance(got, dict | list | BaseModel) else f", got {got!r}"
-    return [f"{place}: {sentence}{shown}" for sentence in sentences]
-
-
-def _prune(content: Any, places: list[tuple[int | str, ...]]) -> bool:
-    """Take faulty values out of ``content``, so that checks which stand behind them run too; False where none was."""
-    pruned = False
-    for place in places:
-        holder = content
-        for part in place[:-1]:
-            # pydantic names the member of a union in the place; the file has no such level
-            if isinstance(holder, dict) and part not in holder:
-                continue
-            if isinstance(holder, list) and not (isinstance(part, int) and part < len(holder)):
-                break
-            holder = holder[part]
-        if place and isinstance(holder, dict) and place[-1] in holder:
-            del holder[place[-1]]
-            pruned = True
-    return pruned
-
-
 def error_code(error: Exception) -> Code:
     """The code under which an exception may leave a site; anything unforeseen is ``internal``."""
     code = getattr(error, "code", None)
     return code if isinstance(code, Code) else Code.INTERNAL
+
+
+def _validated(model: type[Model], content: dict[str, Any]) -> Model:
+    """Strict: ``"5"`` is no number and ``1`` no truth value. TOML's arrays and texts are tuples and paths in JSON."""
+    return model.model_validate_json(json.dumps(content, default=str), strict=True)
+
+
+def _all_faults(model: type[Frozen], content: dict[str, Any], first: ValidationError) -> list[str]:
+    """Every fault of a file: what is wrong is noted and taken out, until what stands behind it was checked too."""
+    faults: dict[str, None] = {}
+    pruned: set[Place] = set()
+    lost: set[str] = set()
+    error: ValidationError | None = first
+    while error is not None:
+        found = without_echoes(error.errors())
+        found = [item for item in found if not (item["type"] == "missing" and item["loc"] in pruned)]
+        # where a whole field was taken out, a rule between fields would judge its default: see _faults_between
+        found = [item for item in found if item["loc"] or not lost]
+        faults.update(dict.fromkeys(sentence for item in found for sentence in sentences(item, content)))
+        taken = prune(content, [item["loc"] for item in found if item["type"] != "missing"])
+        if not taken:
+            break
+        pruned |= taken
+        lost = {str(place[0]) for place in pruned if len(place) == 1} & model.model_fields.keys()
+        try:
+            _validated(model, content)
+        except ValidationError as next_error:
+            error = next_error
+        else:
+            error = None
+    broken = lost | ({str(item["loc"][0]) for item in error.errors() if item["loc"]} if error else set())
+    faults.update(dict.fromkeys(_faults_between(model, content, broken)))
+    return list(faults)
+
+
+def _faults_between(model: type[Frozen], content: dict[str, Any], broken: set[str]) -> list[str]:
+    """Faults of the rules that need no ``broken`` field: pydantic itself runs none of them while one is broken."""
+    parts: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if name in broken:
+            continue
+        if name in content:
+            annotation: Any = Annotated[field.annotation, field]
+            parts[name] = TypeAdapter(annotation).validate_json(json.dumps(content[name], default=str), strict=True)
+        else:
+            parts[name] = field.get_default(call_default_factory=True)
+    partial = model.model_construct(_fields_set=None, **parts)
+    usable = [check for check in model.checks if not broken & set(check.needs)]
+    return [f"file: {sentence}" for check in usable for sentence in check.find(partial)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from common.config.loading import Frozen, refuse, require
+from common.config.loading import Check, Frozen
 
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
 
@@ -29,6 +31,21 @@ class CoordinatorConfig(Frozen):
     ca: Path
     node_key: Path
     certificate: Path
+
+    @model_validator(mode="after")
+    def _port_exists(self) -> CoordinatorConfig:
+        port = int(self.address.rpartition(":")[2])
+        if not 1 <= port <= 65535:
+            raise ValueError(f"address: port {port} does not exist, expected 1 to 65535")
+        return self
+
+
+def _state_is_elsewhere(site: SiteConfig) -> Iterator[str]:
+    state, data = (Path(os.path.normpath(path)) for path in (site.state, site.data))
+    if state == data:
+        yield "state: must not be the data folder, fedrad never writes among images"
+    elif data.is_relative_to(state) and state != Path():
+        yield "data: must not lie in the state folder, which fedrad may empty"
 
 
 class SiteConfig(Frozen):
@@ -55,6 +72,8 @@ class SiteConfig(Frozen):
         them in any setting (SHA-256 of its canonical JSON) is refused.
     """
 
+    checks: ClassVar[tuple[Check, ...]] = (Check(("state", "data"), _state_is_elsewhere),)
+
     site: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
     manifest: Path
     data: Path
@@ -64,13 +83,6 @@ class SiteConfig(Frozen):
     minimum_cases: Annotated[int, Field(ge=1)] = 10
     studies: Annotated[tuple[Path, ...], Field(min_length=1)]
     coordinator: CoordinatorConfig | None = None
-
-    @model_validator(mode="after")
-    def _no_overlap(self) -> SiteConfig:
-        faults: list[str] = []
-        require(self.state != self.data, "state: must not be the data folder, fedrad never writes among images", faults)
-        refuse(faults)
-        return self
 
     def relative_to(self, folder: Path) -> SiteConfig:
         """Paths in the file are relative to the folder that holds it."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from common.config.imaging import ImagingStep
-from common.config.loading import Frozen, refuse, require
+from common.config.loading import Check, Frozen, refuse, require
+from common.config.study_rules import STUDY_RULES, pattern_faults, rising
 from common.models import ModelConfig, ModelInputs
 from common.strategies import FedAvgConfig, StrategyConfig
 from common.tasks import ClassificationTask, RegressionTask, SurvivalTask, TrainingConfig
@@ -36,8 +37,10 @@ class ClassOutcomeConfig(Frozen):
     @model_validator(mode="after")
     def _paired(self) -> ClassOutcomeConfig:
         faults: list[str] = []
-        require(len(self.values) == len(self.names), "values and names must pair up", faults)
-        require(len(set(self.values)) == len(self.values), "values must differ from one another", faults)
+        pairs = f"{len(self.values)} values, {len(self.names)} names"
+        require(len(self.values) == len(self.names), f"values and names must pair up, got {pairs}", faults)
+        for kind, entries in (("values", self.values), ("names", self.names)):
+            require(len(set(entries)) == len(entries), f"{kind} must differ from one another", faults)
         refuse(faults)
         return self
 
@@ -73,6 +76,13 @@ class SurvivalOutcomeConfig(Frozen):
     time_column: ColumnName
     interval_ends_days: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _consistent(self) -> SurvivalOutcomeConfig:
+        faults = list(rising("interval_ends_days", self.interval_ends_days))
+        require(self.event_column != self.time_column, "event_column and time_column must differ", faults)
+        refuse(faults)
+        return self
+
     def task(self) -> SurvivalTask:
         return SurvivalTask(interval_ends_days=self.interval_ends_days)
 
@@ -99,6 +109,11 @@ class ImageConfig(Frozen):
     roi_label: PositiveInt = 1
     steps: tuple[ImagingStep, ...] = ()
 
+    @model_validator(mode="after")
+    def _patterns_name_the_case(self) -> ImageConfig:
+        refuse(list(pattern_faults(self)))
+        return self
+
 
 class ClinicalConfig(Frozen):
     """A clinical column: a number with its plausible range, or one of the listed values (coded one column a value)."""
@@ -114,10 +129,14 @@ class ClinicalConfig(Frozen):
     def _kind_fits(self) -> ClinicalConfig:
         faults: list[str] = []
         if self.kind == "categorical":
-            require(len(self.values) >= 2, f"{self.column}: a categorical column needs at least 2 values", faults)
-            require(self.minimum is None and self.maximum is None, f"{self.column}: only numbers have a range", faults)
+            require(len(self.values) >= 2, "a categorical column needs at least 2 values", faults)
+            require(len(set(self.values)) == len(self.values), "values must differ from one another", faults)
+            require(self.minimum is None and self.maximum is None, "only numbers have a range", faults)
         else:
-            require(not self.values, f"{self.column}: a numeric column has no list of values", faults)
+            require(not self.values, "a numeric column has no list of values", faults)
+            if self.minimum is not None and self.maximum is not None:
+                range_text = f"{self.minimum:g} to {self.maximum:g}"
+                require(self.minimum < self.maximum, f"the range {range_text} is empty", faults)
         refuse(faults)
         return self
 
@@ -174,7 +193,7 @@ class TableConfig(Frozen):
 
     impute: Literal["mean", "median"] = "mean"
     standardise: bool = True
-    maximum_correlation: Annotated[float, Field(gt=0, le=1)] | None = None
+    maximum_correlation: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class StudyModel(Frozen):
@@ -220,6 +239,8 @@ class PrivacyConfig(Frozen):
 class StudyConfig(Frozen):
     """The whole study."""
 
+    checks: ClassVar[tuple[Check, ...]] = STUDY_RULES
+
     schema_version: Literal[1] = 1
     name: Name
     title: str
@@ -240,49 +261,6 @@ class StudyConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     local_only: bool = False
-
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> StudyConfig:
-        faults: list[str] = []
-        self._check_names(faults)
-        self._check_references(faults)
-        for entry in self.models:
-            if entry.model.needs_image:
-                require(self.patch is not None, f"model {entry.name}: kind {entry.model.kind} needs [patch]", faults)
-            if entry.model.needs_table:
-                has_table = bool(self.radiomics) or bool(self.clinical)
-                message = f"model {entry.name}: kind {entry.model.kind} needs [[radiomics]] or [[clinical]]"
-                require(has_table, message, faults)
-        require(self.n_training > 0, "sites: at least one has the role training", faults)
-        quorum = self.federated.quorum or self.n_training
-        message = f"federated.quorum: {quorum} of {self.n_training} training sites can never be met"
-        require(quorum <= self.n_training, message, faults)
-        refuse(faults)
-        return self
-
-    def _check_names(self, faults: list[str]) -> None:
-        columns = [entry.column for entry in self.clinical]
-        for kind, names in (
-            ("site", [entry.name for entry in self.sites]),
-            ("image", [entry.name for entry in self.images]),
-            ("model", [entry.name for entry in self.models]),
-            ("radiomics image", [entry.image for entry in self.radiomics]),
-            ("clinical column", columns),
-        ):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            require(not twice, f"{kind} given twice: {', '.join(twice)}", faults)
-        leaked = sorted(self.outcome_columns & set(columns))
-        require(not leaked, f"clinical column is the outcome itself: {', '.join(leaked)}", faults)
-
-    def _check_references(self, faults: list[str]) -> None:
-        known = {entry.name for entry in self.images}
-        for place, names in (
-            ("radiomics", [entry.image for entry in self.radiomics]),
-            ("patch.images", self.patch.images if self.patch else ()),
-        ):
-            unknown = sorted(set(names) - known)
-            message = f"{place}: no [[images]] named {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-            require(not unknown, message, faults)
 
     @property
     def outcome_columns(self) -> frozenset[str]:

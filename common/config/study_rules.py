@@ -1,0 +1,145 @@
+"""What must hold between the parts of a study file: one rule, one function, one sentence a fault."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+
+from common.config.loading import Check
+
+if TYPE_CHECKING:
+    from common.config.study import ImageConfig, StudyConfig
+
+
+def preset_names() -> tuple[str, ...]:
+    """The presets of ``configs/radiomics``, sorted."""
+    folder = files("configs") / "radiomics"
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def pattern_faults(image: ImageConfig) -> Iterator[str]:
+    """A pattern stays below the data folder and names the case, and nothing else, in braces."""
+    for part, pattern in (("image", image.image), ("roi", image.roi)):
+        if pattern.startswith("/") or ".." in pattern.split("/"):
+            yield f"{part}: {pattern} leaves the data folder"
+        braces = re.sub(r"\{case_id\}", "", pattern)
+        if "{" in braces or "}" in braces:
+            yield f"{part}: {pattern} has braces around something else than case_id"
+        if "{case_id}" not in pattern:
+            yield f"{part}: {pattern} has no {{case_id}}, so every case would have the same file"
+
+
+def _names_differ(kind: str, names: Sequence[str]) -> Iterator[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        yield f"{kind} given twice: {', '.join(twice)}"
+
+
+def _sites(study: StudyConfig) -> Iterator[str]:
+    yield from _names_differ("site", [site.name for site in study.sites])
+    if not study.n_training:
+        yield "sites: at least one has the role training"
+
+
+def _columns(study: StudyConfig) -> Iterator[str]:
+    clinical = [entry.column for entry in study.clinical]
+    yield from _names_differ("clinical column", clinical)
+    leaked = sorted(study.outcome_columns & set(clinical))
+    if leaked:
+        yield f"clinical column is the outcome itself: {', '.join(leaked)}"
+    for role, column in (("case_column", study.case_column), ("site_column", study.site_column)):
+        if column in clinical:
+            yield f"clinical column {column} is the {role}, which no model may see"
+        if column in study.outcome_columns:
+            yield f"outcome column {column} is the {role}"
+    if study.case_column == study.site_column:
+        yield f"case_column and site_column are both {study.case_column}"
+
+
+def _images(study: StudyConfig) -> Iterator[str]:
+    yield from _names_differ("image", [image.name for image in study.images])
+
+
+def _radiomics(study: StudyConfig) -> Iterator[str]:
+    names = [entry.image for entry in study.radiomics]
+    yield from _names_differ("radiomics image", names)
+    yield from _known_images("radiomics", names, study)
+
+
+def _presets(study: StudyConfig) -> Iterator[str]:
+    known = preset_names()
+    for name in sorted({entry.preset for entry in study.radiomics} - set(known)):
+        yield f"radiomics: no preset {name}; there are {', '.join(known)}"
+
+
+def _patch(study: StudyConfig) -> Iterator[str]:
+    if study.patch is not None:
+        yield from _names_differ("patch image", study.patch.images)
+        yield from _known_images("patch.images", study.patch.images, study)
+
+
+def _known_images(place: str, names: Sequence[str], study: StudyConfig) -> Iterator[str]:
+    known = {image.name for image in study.images}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        yield f"{place}: no [[images]] named {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+
+
+def _model_names(study: StudyConfig) -> Iterator[str]:
+    yield from _names_differ("model", [entry.name for entry in study.models])
+
+
+def _image_models(study: StudyConfig) -> Iterator[str]:
+    for entry in study.models:
+        if entry.model.needs_image and study.patch is None:
+            yield f"model {entry.name}: kind {entry.model.kind} needs [patch]"
+
+
+def _table_models(study: StudyConfig) -> Iterator[str]:
+    if not study.radiomics and not study.clinical:
+        for entry in study.models:
+            if entry.model.needs_table:
+                yield f"model {entry.name}: kind {entry.model.kind} needs [[radiomics]] or [[clinical]]"
+
+
+def _buildable(study: StudyConfig) -> Iterator[str]:
+    """Each model can be built for the patch; on the meta device, which computes and draws nothing."""
+    for entry in study.models:
+        if entry.model.needs_image and study.patch is not None:
+            try:
+                with torch.device("meta"):
+                    entry.model.build(study.model_inputs(1))
+            except ValueError as error:
+                yield f"model {entry.name}: {error}"
+
+
+def _quorum(study: StudyConfig) -> Iterator[str]:
+    quorum = study.federated.quorum
+    if quorum is not None and quorum > study.n_training:
+        yield f"federated.quorum: {quorum} of {study.n_training} training sites can never be met"
+
+
+def rising(name: str, values: Sequence[float]) -> Iterator[str]:
+    """A fault where ``values`` do not rise."""
+    if any(a >= b for a, b in pairwise(values)):
+        yield f"{name}: {', '.join(f'{value:g}' for value in values)} must rise"
+
+
+STUDY_RULES = (
+    Check(("sites",), _sites),
+    Check(("outcome", "clinical", "case_column", "site_column"), _columns),
+    Check(("images",), _images),
+    Check(("radiomics", "images"), _radiomics),
+    Check(("radiomics",), _presets),
+    Check(("patch", "images"), _patch),
+    Check(("models",), _model_names),
+    Check(("models", "patch"), _image_models),
+    Check(("models", "radiomics", "clinical"), _table_models),
+    Check(("models", "patch", "outcome"), _buildable),
+    Check(("federated", "sites"), _quorum),
+)
