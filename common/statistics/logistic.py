@@ -127,7 +127,8 @@ def logistic_lasso(names: Sequence[str], settings: PenaltySettings | None = None
     for penalty in penalties:
         l1 = float(penalty) * settings.l1_ratio
         strong = np.abs(gradient).max(axis=0) >= max(2 * l1 - previous * settings.l1_ratio, 0.5 * l1)
-        state.working = np.union1d(state.working, np.flatnonzero(strong)).astype(np.int64)
+        active = state.coefficients.any(axis=0)
+        state.working = np.flatnonzero(active | strong).astype(np.int64)
         sums = yield from _solve_penalty(state, names, settings, centres, float(penalty), spread)
         gradient, previous = sums["gradient"] / sums["cases"][:, None], float(penalty)
         paths.append(state.coefficients[0].copy())

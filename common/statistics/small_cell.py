@@ -31,15 +31,23 @@ HIDDEN = -1
 """Stands in a released table for a count that stays at the site."""
 
 
-def release(query: Query, cohort: Cohort, *, minimum_cases: int) -> Sums:
+def release(query: Query, cohort: Cohort, *, minimum_cases: int, withheld: Cohort | None = None) -> Sums:
     """What may leave of a site's answer to ``query``.
+
+    Parameters
+    ----------
+    withheld : Cohort, optional
+        The site's other cases (held out by the current fold), where the same question is or was answered for all of
+        them together: the difference of both answers stands for these, so their groups must be large enough too.
 
     Raises
     ------
     GateError
         Code ``small_cell``, where some number would stand for 1 to ``minimum_cases`` - 1 cases: nothing leaves then.
     """
-    counts = np.append(query.case_counts(cohort).ravel(), cohort.table.n_cases)
+    counts = _counts(query, cohort)
+    if withheld is not None:
+        counts = np.concatenate([counts, _counts(query, withheld)])
     small = counts[(counts > 0) & (counts < minimum_cases)]
     if small.size:
         raise GateError(
@@ -52,6 +60,10 @@ def release(query: Query, cohort: Cohort, *, minimum_cases: int) -> Sums:
         name: round_cumulative(array, base=minimum_cases) if name in query.cumulative else array
         for name, array in sums.items()
     }
+
+
+def _counts(query: Query, cohort: Cohort) -> Indices:
+    return np.append(query.case_counts(cohort).ravel(), cohort.table.n_cases)
 
 
 def round_cumulative(counts: Indices, *, base: int) -> Indices:

@@ -42,6 +42,19 @@ def test_a_small_site_answers_nothing():
         release(all_query(), cohort(9, 2), minimum_cases=10)
 
 
+def test_a_small_held_out_group_is_not_given_away_by_the_training_fold():
+    """Asked of all cases and of the training fold, the difference of both answers is the held-out cases."""
+    whole = cohort(60, 2)
+    events = np.flatnonzero(whole.outcome.labels == 1)
+    training, held_out = np.setdiff1d(np.arange(60), events[:2]), events[:2]
+    everything = release(class_query(), whole, minimum_cases=5)
+    leaked = everything["power_1"][1] - class_query().summarise(take(whole, training))["power_1"][1]
+    np.testing.assert_allclose(leaked, whole.table.values[held_out].sum(axis=0))
+    with pytest.raises(GateError):
+        release(class_query(), take(whole, training), minimum_cases=5, withheld=take(whole, held_out))
+    release(class_query(), take(whole, np.arange(30)), minimum_cases=5, withheld=take(whole, np.arange(30, 60)))
+
+
 def test_one_missing_value_is_not_given_away_by_subtraction():
     whole = cohort(60, 2)
     values = whole.table.values.copy()
