@@ -1,0 +1,187 @@
+"""The results of a study: load them from the folders of its runs, show them in the terminal, write them as tables.
+
+The federated run and the pooled reference may lie in two folders (``fedrad demo``) or in one (``fedrad simulate``). A
+run that was cut off is read as far as it came.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from common.arrays import merge_sums
+from common.config.loading import digest, load
+from common.config.study import StudyConfig
+from common.errors import StateError
+from common.journal import JsonLines
+from server.checkpoint import CheckpointStore, Unit
+from server.opening import JOURNAL_FILE, STUDY_FILE
+from server.record import (
+    UNASSIGNED,
+    Arrays,
+    Flow,
+    SiteCases,
+    SiteEvaluation,
+    StudyResults,
+    TimeLine,
+    Training,
+    Wait,
+)
+from server.result_tables import summary_table, write_tables
+from server.training import TrainingState
+
+__all__ = ["load_results", "summary_table", "write_tables"]
+
+
+def load_results(folders: Sequence[Path]) -> StudyResults:
+    """Results of one study from the folders of its runs.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        The first is the study's own run: cases, messages and times are taken from it. Further ones add courses.
+
+    Raises
+    ------
+    StateError
+        If a folder holds no run, a damaged one, or one of another study; if two folders hold the same course.
+    """
+    runs = [_read_run(folder) for folder in folders]
+    if not runs:
+        raise StateError("results of no folder")
+    results = runs[0]
+    for folder, run in zip(folders[1:], runs[1:], strict=True):
+        if run.study_digest != results.study_digest:
+            raise StateError(f"{folder} holds study {run.study_digest[:12]}, expected {results.study_digest[:12]}")
+        twice = sorted(set(run.courses) & set(results.courses))
+        if twice:
+            raise StateError(f"{folder} holds the course {', '.join(twice)}, which another folder holds too")
+        results = replace(
+            results,
+            evaluations={**results.evaluations, **run.evaluations},
+            trainings=(*results.trainings, *run.trainings),
+        )
+    return results
+
+
+def _read_run(folder: Path) -> StudyResults:
+    """Read one run's folder.
+
+    Raises
+    ------
+    StateError
+        If the folder holds no run, or a checkpoint is damaged or of another study.
+    """
+    if not (folder / STUDY_FILE).exists():
+        raise StateError(f"{folder} holds no {STUDY_FILE}: not the folder of a study run")
+    study = load(folder / STUDY_FILE, StudyConfig)
+    store = CheckpointStore(folder / "checkpoints", digest(study))
+    lines = list(JsonLines(folder / JOURNAL_FILE).read())
+    preparation = store.load("preparation")
+    unassigned = store.load(UNASSIGNED)
+    return StudyResults(
+        study=study,
+        study_digest=digest(study),
+        study_text=(folder / STUDY_FILE).read_text(encoding="utf-8"),
+        versions=preparation.values["versions"] if preparation else {},
+        cases=tuple(_cases(study, preparation, unassigned)),
+        evaluations=_evaluations(store),
+        trainings=tuple(_trainings(study, store)),
+        flows=_flows(lines),
+        waits=_waits(lines),
+        time_line=_time_line(lines),
+        simulated=unassigned is not None,
+    )
+
+
+def _cases(study: StudyConfig, preparation: Unit | None, unassigned: Unit | None) -> Iterator[SiteCases]:
+    counts = preparation.values["sites"] if preparation else {}
+    for site in sorted(study.sites, key=lambda entry: (entry.role != "training", entry.name)):
+        if site.name in counts:
+            yield SiteCases(site=site.name, role=site.role, **counts[site.name])
+    if unassigned is not None and unassigned.values["n_listed"]:
+        yield SiteCases(UNASSIGNED, "", unassigned.values["n_listed"], 0, unassigned.values["exclusions"])
+
+
+def _units(store: CheckpointStore, kind: str) -> Iterator[tuple[str, str, int, Unit]]:
+    """Course, model, fold and content of every unit ``kind.course.model.foldK``."""
+    for name in store.names():
+        found, *place = name.split(".")
+        if found != kind:
+            continue
+        course, model, fold = place
+        unit = store.load(name)
+        assert unit is not None  # names() lists what exists
+        yield course, model, int(fold.removeprefix("fold")), unit
+
+
+def _evaluations(store: CheckpointStore) -> dict[tuple[str, str, str], SiteEvaluation]:
+    parts: dict[tuple[str, str, str], list[Arrays]] = defaultdict(list)
+    n_cases: dict[tuple[str, str, str], int] = defaultdict(int)
+    refused: dict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
+    for course, model, fold, unit in _units(store, "evaluation"):
+        for site, n in unit.values["n_cases"].items():
+            prefix = f"{site}/"
+            own = {key.removeprefix(prefix): array for key, array in unit.arrays.items() if key.startswith(prefix)}
+            parts[course, model, site].append(own)
+            n_cases[course, model, site] += n
+        for site, code in unit.values["refused"].items():
+            refused[course, model, site][fold] = code
+    return {
+        key: SiteEvaluation(n_cases[key], merge_sums(parts[key]) if parts[key] else None, dict(refused[key]))
+        for key in sorted({*parts, *refused})
+    }
+
+
+def _trainings(study: StudyConfig, store: CheckpointStore) -> Iterator[Training]:
+    for course, model, fold, unit in _units(store, "training"):
+        state = TrainingState.from_unit(unit)
+        yield Training(
+            course=course,
+            model=model,
+            fold=fold,
+            round_number=state.round_number,
+            rounds=study.study_model(model).rounds,
+            n_parameters=state.parameters.size,
+            sha256=state.parameters.digest(),
+            history=state.history,
+            absent=state.absent,
+        )
+
+
+def _flows(lines: Sequence[Mapping[str, Any]]) -> tuple[Flow, ...]:
+    added: dict[tuple[str, ...], list[float]] = {}
+    for line in lines:
+        if line["event"] != "answer":
+            continue
+        key = tuple(str(line[name]) for name in ("site", "phase", "request", "reply", "code"))
+        total = added.setdefault(key, [0, 0, 0, 0.0])
+        for position, amount in enumerate((1, line["bytes_down"], line["bytes_up"], line["seconds"])):
+            total[position] += amount
+    return tuple(
+        Flow(*key, int(n), int(down), int(up), seconds) for key, (n, down, up, seconds) in sorted(added.items())
+    )
+
+
+def _waits(lines: Sequence[Mapping[str, Any]]) -> tuple[Wait, ...]:
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for line in lines:
+        if line["event"] == "awaited":
+            counts[str(line["site"]), str(line["phase"])] += 1
+    return tuple(Wait(site, phase, n) for (site, phase), n in sorted(counts.items()))
+
+
+def _time_line(lines: Sequence[Mapping[str, Any]]) -> TimeLine | None:
+    starts = [line for line in lines if line["event"] == "study"]
+    if not starts:
+        return None
+    return TimeLine(
+        began=datetime.fromisoformat(starts[0]["time"]),
+        last=datetime.fromisoformat(lines[-1]["time"]),
+        n_starts=len(starts),
+        finished=any(line["event"] == "finished" for line in lines),
+    )
