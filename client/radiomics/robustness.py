@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -79,10 +80,11 @@ def measure_cohort(
     with _pool(processes) as pool:
         futures = {pool.submit(_measure_files, case, settings, config, seed): case.case_id for case in cases}
         for future in as_completed(futures):
-            try:
-                measured[futures[future]] = future.result()
-            except CaseError as fault:
-                faults.append(fault)
+            case_id, outcome = futures[future], future.result()
+            if isinstance(outcome, np.ndarray):
+                measured[case_id] = outcome
+            else:
+                faults.append(CaseError(case_id, outcome[1], code=outcome[0]))
             on_case()
     names = feature_names(settings)
     ids = [case.case_id for case in cases if case.case_id in measured]  # sums in the order of the list
@@ -115,11 +117,17 @@ def grade(lower: float) -> str:
 
 def _measure_files(
     case: CohortCase, settings: RadiomicsSettings, config: RobustnessConfig, seed: int
-) -> npt.NDArray[np.float64]:
-    image = read_volume(case.image, case_id=case.case_id)
-    roi = read_roi(case.roi, label=case.label, case_id=case.case_id)
-    return measure(image, roi, settings, config, seed=seed, case_id=case.case_id)
+) -> npt.NDArray[np.float64] | tuple[Code, str]:
+    """Measure one case. An error comes back as code and reason: exceptions do not cross processes."""
+    try:
+        image = read_volume(case.image, case_id=case.case_id)
+        roi = read_roi(case.roi, label=case.label, case_id=case.case_id)
+        return measure(image, roi, settings, config, seed=seed, case_id=case.case_id)
+    except CaseError as error:
+        return error.code, error.reason
 
 
 def _pool(processes: int) -> Executor:
-    return ThreadPoolExecutor(1) if processes == 1 else ProcessPoolExecutor(processes)
+    if processes == 1:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("forkserver"))

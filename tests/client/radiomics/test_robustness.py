@@ -60,9 +60,10 @@ def test_empty_roi_and_other_grid_have_codes():
         assert caught.value.code is code
 
 
-def test_a_failing_case_is_named_and_the_rest_goes_on(listed, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_failing_case_is_named_and_the_rest_goes_on(listed, tmp_path, processes):
     (tmp_path / "2.nii.gz").unlink()
-    result = measure_cohort(read_cases(listed), SETTINGS, CONFIG, seed=0, processes=1, on_case=lambda: None)
+    result = measure_cohort(read_cases(listed), SETTINGS, CONFIG, seed=0, processes=processes, on_case=lambda: None)
     assert result.n_cases == 3
     assert [(fault.case_id, fault.code) for fault in result.faults] == [("case-2", Code.FILE_MISSING)]
     assert len(result.reliability.features) + len(result.reliability.undefined) == len(feature_names(SETTINGS))
