@@ -113,9 +113,9 @@ def case_words(cohort: Cohort, purpose: str) -> npt.NDArray[np.uint64]:
     """A 64-bit word a case (n_cases,) from the study seed, ``purpose`` and the case id.
 
     A draw that starts here does not depend on which other cases lie at the site: folds and resamples are the same for
-    any split of the cohort into sites.
+    any split of the cohort into sites, as long as these have no ``secret``.
     """
-    prefix = hashlib.sha256(f"{cohort.seed}\x1f{purpose}\x1f".encode())
+    prefix = hashlib.sha256(f"{cohort.seed}\x1f{cohort.secret}\x1f{purpose}\x1f".encode())
     words = np.empty(cohort.table.n_cases, dtype=np.uint64)
     for i, case_id in enumerate(cohort.table.case_ids):
         sha = prefix.copy()

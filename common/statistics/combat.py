@@ -9,58 +9,20 @@ scanner within a site, or span sites. What leaves a site is B x F numbers a roun
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from common.errors import StatisticError
 from common.statistics.columns import Indices, Matrix, complete_columns, group_rows, indicator, listed
-from common.statistics.combat_bayes import BatchEstimates, Method, Priors, shrink
-from common.statistics.combat_model import CombatModel
+from common.statistics.combat_bayes import BatchEstimates, Priors, shrink
+from common.statistics.combat_model import CombatModel, CombatSettings
 from common.statistics.design import Covariates, refuse_collinear
 from common.statistics.procedure import Cohort, Procedure, Sums
 
 CONSTANT = 1e-24
 """A residual variance below this share of the feature's mean square is rounding: the feature does not vary."""
-
-
-@dataclass(frozen=True)
-class CombatSettings:
-    """What a study asks of ComBat.
-
-    Parameters
-    ----------
-    batches : tuple of str
-        Agreed batches: sites, or scanners within sites.
-    covariates : Covariates
-        Whose effects are kept.
-    method : {"parametric", "nonparametric", "none"}
-        Empirical Bayes over features, or none.
-    mean_only : bool
-        Adjust locations alone.
-    reference : str
-        Batch that stays as it is and to which the others are moved; empty for the grand mean.
-    constant_in_batch : {"location_only", "refuse"}
-        A feature without variance within one batch: take its scale as 1 (neuroCombat's convention; named in the
-        model's notes), or refuse with its name.
-    fold : int
-        Training fold that the cases belong to, -1 for a fit on all cases; `CombatModel.apply` asks for it again.
-    """
-
-    batches: tuple[str, ...]
-    covariates: Covariates = field(default_factory=Covariates)
-    method: Method = "parametric"
-    mean_only: bool = False
-    reference: str = ""
-    constant_in_batch: Literal["location_only", "refuse"] = "location_only"
-    fold: int = -1
-
-    def __post_init__(self) -> None:
-        if len(self.batches) < 2 or len(set(self.batches)) != len(self.batches):
-            raise ValueError(f"ComBat needs at least 2 different batches, got {self.batches}")
-        if self.reference and self.reference not in self.batches:
-            raise ValueError(f"reference batch {self.reference!r} is not among {self.batches}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,7 +263,8 @@ def _solve(merged: _Merged, settings: CombatSettings) -> CombatModel:
 
 def _constant_notes(flat: Matrix, varies: Matrix, names: Sequence[str], settings: CombatSettings) -> Iterator[str]:
     if not varies.all():
-        yield f"left as they are, without variation within batches: {listed(names, np.flatnonzero(np.logical_not(varies)))}"
+        still = np.flatnonzero(np.logical_not(varies))
+        yield f"left as they are, without variation within batches: {listed(names, still)}"
     if settings.mean_only:
         return
     for batch, constant in zip(settings.batches, flat, strict=True):

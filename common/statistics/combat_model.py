@@ -1,9 +1,9 @@
-"""A fitted ComBat: how it is applied to cases of its batches, and to a site that was not in the fit."""
+"""ComBat's settings and its fit: how it is applied to cases of its batches, and to a site that was not in the fit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 
@@ -13,6 +13,44 @@ from common.statistics.combat_bayes import BatchEstimates, Method, shrink
 from common.statistics.design import Covariates
 from common.statistics.procedure import Cohort
 from common.tables import FeatureTable
+
+
+@dataclass(frozen=True)
+class CombatSettings:
+    """What a study asks of ComBat.
+
+    Parameters
+    ----------
+    batches : tuple of str
+        Agreed batches: sites, or scanners within sites.
+    covariates : Covariates
+        Whose effects are kept.
+    method : {"parametric", "nonparametric", "none"}
+        Empirical Bayes over features, or none.
+    mean_only : bool
+        Adjust locations alone.
+    reference : str
+        Batch that stays as it is and to which the others are moved; empty for the grand mean.
+    constant_in_batch : {"location_only", "refuse"}
+        A feature without variance within one batch: take its scale as 1 (neuroCombat's convention; named in the
+        model's notes), or refuse with its name.
+    fold : int
+        Training fold that the cases belong to, -1 for a fit on all cases; `CombatModel.apply` asks for it again.
+    """
+
+    batches: tuple[str, ...]
+    covariates: Covariates = field(default_factory=Covariates)
+    method: Method = "parametric"
+    mean_only: bool = False
+    reference: str = ""
+    constant_in_batch: Literal["location_only", "refuse"] = "location_only"
+    fold: int = -1
+
+    def __post_init__(self) -> None:
+        if len(self.batches) < 2 or len(set(self.batches)) != len(self.batches):
+            raise ValueError(f"ComBat needs at least 2 different batches, got {self.batches}")
+        if self.reference and self.reference not in self.batches:
+            raise ValueError(f"reference batch {self.reference!r} is not among {self.batches}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ import numpy as np
 
 from common.errors import StatisticError
 from common.statistics.columns import Indices, Matrix, group_rows, indicator, sizes
-from common.statistics.combat import CombatSettings, combat
-from common.statistics.combat_model import CombatModel
+from common.statistics.combat import combat
+from common.statistics.combat_model import CombatModel, CombatSettings
 from common.statistics.design import Covariates
 from common.statistics.outcome_groups import outcome_codes, outcome_labels
 from common.statistics.procedure import Cohort, Procedure, Sums

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import expit
 
-from common.errors import StatisticError
+from common.errors import PrivacyError, StatisticError
 from common.statistics.columns import Indices, Matrix, complete_columns, fold_rows, response
 from common.statistics.coordinate_descent import minimise
 from common.statistics.lasso import PenaltyPath, PenaltySettings
@@ -27,6 +27,10 @@ OPTIMAL = 1e-8
 """Largest violation of the optimality conditions, in units of the gradient of a standardised feature."""
 
 MAX_STEPS = 60
+
+MAX_SCORE = 30.0
+"""Largest |log odds| a site computes with. Steeper coefficients make the sigmoid a switch, with which a coordinator
+could sum over the cases on one side of a threshold, and so over one case; no penalised fit of use comes near."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +68,13 @@ class LogisticQuery:
             raise ValueError(f"coefficients {self.coefficients.shape} do not fit {n_sets} training sets")
 
     def summarise(self, cohort: Cohort) -> Sums:
+        """As the class says; `PrivacyError` where some case's log odds exceed `MAX_SCORE`."""
         values = complete_columns(cohort.table, self.names) - self.centres
         target, folds = response(cohort), fold_rows(cohort, self.n_folds)
         active = np.column_stack([np.ones(len(values)), values[:, list(self.working)]])
         score = active @ np.column_stack([self.intercepts, self.coefficients]).T
+        if np.abs(score).max(initial=0.0) > MAX_SCORE:
+            raise PrivacyError(f"log odds of {np.abs(score).max():.3g}: coefficients this steep could single out cases")
         losses = np.logaddexp(0.0, score) - target[:, None] * score
         probability = expit(score)
         held_out = np.zeros(score.shape, dtype=bool)

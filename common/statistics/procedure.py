@@ -44,6 +44,9 @@ class Cohort:
         ComBat's batch of each case: the site's name, or site and scanner.
     seed : int
         The study's seed, for queries that draw (bootstraps).
+    secret : str
+        Known to this site alone: who can compute which cases a draw holds could solve many draws for single cases.
+        Empty in simulations, whose draws then do not depend on how cases are split into sites.
     """
 
     table: FeatureTable
@@ -51,6 +54,7 @@ class Cohort:
     outcome: Outcome
     batch: tuple[str, ...]
     seed: int = 0
+    secret: str = ""
 
 
 class Query(Protocol):

@@ -28,7 +28,7 @@ MOST_FEATURES = 500
 """Candidates of `stable_lasso`: its Gram matrices travel whole, one a draw; filter or rank before."""
 
 PATH = np.geomspace(1.0, 1e-3, 60)
-MAX_DRAWS = 10_000
+MAX_DRAWS = 1_000
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -18,8 +18,8 @@ from common.outcomes import ClassOutcome
 from common.rng import generator
 from common.statistics import encode_query
 from common.statistics.batch_effect import batch_effect
-from common.statistics.combat import CombatSettings, combat
-from common.statistics.combat_model import CombatModel
+from common.statistics.combat import combat
+from common.statistics.combat_model import CombatModel, CombatSettings
 from common.statistics.design import Covariates
 from common.statistics.lasso import PenaltySettings, lasso
 from common.statistics.logistic import logistic_lasso

@@ -9,7 +9,8 @@ from common.errors import StatisticError
 from common.statistics.batch_effect import batch_effect
 from common.statistics.batch_effect_plot import draw_batch_effect
 from common.statistics.columns import fold_rows
-from common.statistics.combat import CombatSettings, combat
+from common.statistics.combat import combat
+from common.statistics.combat_model import CombatSettings
 from common.statistics.selection_tests import analysis_of_variance
 from tests.common.statistics.cohorts import cohort, solve, split
 

@@ -13,8 +13,8 @@ import common.statistics
 from common.errors import MessageError
 from common.statistics import QUERIES, decode_query, encode_query
 from common.statistics.codec import decode_fields, encode_fields
-from common.statistics.combat import CombatSettings, combat
-from common.statistics.combat_model import adapt
+from common.statistics.combat import combat
+from common.statistics.combat_model import CombatSettings, adapt
 from common.statistics.design import Covariates
 from common.statistics.moments import MomentQuery, Scaler, moments
 from common.statistics.pca import principal_components

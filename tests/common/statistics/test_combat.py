@@ -12,8 +12,8 @@ import pytest
 from neuroCombat import neuroCombat
 
 from common.errors import StatisticError
-from common.statistics.combat import CombatSettings, combat
-from common.statistics.combat_model import adapt
+from common.statistics.combat import combat
+from common.statistics.combat_model import CombatSettings, adapt
 from common.statistics.design import Covariates
 from tests.common.statistics.cohorts import by_batch, cohort, solve, split, take
 

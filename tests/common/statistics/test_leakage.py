@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import StatisticError
 from common.outcomes import SurvivalOutcome
-from common.statistics.combat import CombatSettings
+from common.statistics.combat_model import CombatSettings
 from common.statistics.design import Covariates
 from common.statistics.leakage import LeakageGuard, confounding, guarded_combat
 from tests.common.statistics.cohorts import cohort, solve, split

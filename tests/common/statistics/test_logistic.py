@@ -9,10 +9,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from common.errors import StatisticError
+from common.errors import PrivacyError, StatisticError
 from common.statistics.columns import fold_rows
 from common.statistics.lasso import PenaltySettings
-from common.statistics.logistic import logistic_lasso
+from common.statistics.logistic import LogisticQuery, logistic_lasso
 from common.statistics.procedure import run
 from tests.common.statistics.cohorts import ask_and_record, cohort, solve, split
 
@@ -72,6 +72,17 @@ def test_unscaled_features_settle():
     far = replace(whole, table=whole.table.with_values(whole.table.values * 10.0 ** np.arange(-3, 3) + 1e3))
     path = solve(lambda: logistic_lasso(far.table.names, PenaltySettings(n_penalties=5)), split(far, 3))
     assert path.coefficients[-1].any()
+
+
+def test_coefficients_that_could_single_out_a_case_are_refused():
+    """The attack: a steep sigmoid at two thresholds around one case, and the difference of the two gradients is it."""
+    whole = cohort(40, 2)
+    x = whole.table.values[:, 0]
+    low, high = np.sort(x)[[20, 21]]
+    steep = 1e4 / (high - low)
+    query = LogisticQuery(whole.table.names, (0,), 1, np.zeros(2), np.array([[steep]]), np.array([-steep * low]))
+    with pytest.raises(PrivacyError, match="single out"):
+        query.summarise(whole)
 
 
 def test_one_class_is_refused_with_the_numbers():

@@ -10,7 +10,7 @@ import pytest
 from common.errors import GateError
 from common.statistics import QUERIES, decode_query, encode_query
 from common.statistics.batch_effect import batch_effect
-from common.statistics.combat import CombatSettings
+from common.statistics.combat_model import CombatSettings
 from common.statistics.design import Covariates
 from common.statistics.lasso import PenaltySettings, lasso
 from common.statistics.leakage import LeakageGuard, guarded_combat

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -21,6 +23,12 @@ def test_draws_do_not_depend_on_the_split():
             for case_id, row in zip(site.table.case_ids, drawn_weights(site, drawing, 5, 8), strict=True):
                 np.testing.assert_array_equal(row, of_case[case_id])
         np.testing.assert_array_equal(drawn_weights(whole, drawing, 7, 1)[:, 0], together[:, 2])
+
+
+def test_a_site_with_a_secret_draws_what_nobody_else_can_compute():
+    whole = cohort(200, 2)
+    hidden = drawn_weights(replace(whole, secret="of this site"), "half", 0, 10)
+    assert abs((hidden == drawn_weights(whole, "half", 0, 10)).mean() - 0.5) < 0.05
 
 
 def test_draws_have_their_distribution():

@@ -19,8 +19,7 @@ from sklearn.linear_model import ElasticNet
 
 from common.outcomes import ClassOutcome
 from common.statistics.batch_effect import batch_effect
-from common.statistics.combat import CombatSettings
-from common.statistics.combat_model import adapt
+from common.statistics.combat_model import CombatSettings, adapt
 from common.statistics.design import Covariates
 from common.statistics.lasso import PenaltySettings, lasso
 from common.statistics.leakage import LeakageGuard, guarded_combat
