@@ -12,6 +12,7 @@ from common.errors import MessageError
 from common.statistics.batch_effect import FoldBatchQuery, RecognitionQuery
 from common.statistics.codec import FieldValue, decode_fields, encode_fields
 from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, CombatTotalsQuery
+from common.statistics.cox import CoxBinsQuery, CoxStrataQuery
 from common.statistics.leakage import BatchOutcomeQuery, CovariateOutcomeQuery
 from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
 from common.statistics.logistic import LogisticQuery
@@ -38,6 +39,8 @@ QUERIES: tuple[type[Query], ...] = (
     RecognitionQuery,
     DrawnClassSumsQuery,
     DrawnGramQuery,
+    CoxStrataQuery,
+    CoxBinsQuery,
 )
 """Every question there is."""
 

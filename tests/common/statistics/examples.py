@@ -14,6 +14,7 @@ from common.statistics.pca import CovarianceProductQuery, CovarianceQuery
 from common.statistics.procedure import Query
 from common.statistics.quantiles import CountQuery
 from common.statistics.stability import DrawnClassSumsQuery, DrawnGramQuery
+from tests.common.statistics.model_examples import MODEL_EXAMPLES
 
 NAMES = tuple(f"feature-{j:03d}" for j in range(4))
 CLASSES = ("class-0", "class-1")
@@ -37,4 +38,5 @@ EXAMPLES: tuple[Query, ...] = (
     RecognitionQuery(NAMES, BATCHES, 2, np.full(4, 0.5), np.eye(4)[:, :3] * np.ones((2, 1, 1)), np.zeros((2, 3))),
     DrawnClassSumsQuery(NAMES, "half", 0, 3, CLASSES, np.full(4, 0.5)),
     DrawnGramQuery(NAMES, "bootstrap", 2, 2, np.full(4, 0.5), 0.25),
+    *MODEL_EXAMPLES,
 )

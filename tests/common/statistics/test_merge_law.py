@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.arrays import merge_sums
-from tests.common.statistics.cohorts import cohort, split
 from tests.common.statistics.examples import EXAMPLES
-
-WHOLE = cohort(80, 4, seed=4)
+from tests.common.statistics.model_examples import sites_of, whole_of
 
 
 @pytest.mark.parametrize("query", EXAMPLES, ids=lambda query: query.kind)
@@ -19,9 +17,9 @@ def test_parts_add_up_to_the_whole(query):
     @settings(max_examples=8, deadline=None)
     @given(n_sites=st.integers(1, 7), seed=st.integers(0, 1000), order=st.randoms())
     def law(n_sites, seed, order):
-        sites = split(WHOLE, n_sites, seed=seed)
+        sites = sites_of(query, n_sites, seed=seed)
         order.shuffle(sites)
-        merged, whole = merge_sums([query.summarise(site) for site in sites]), query.summarise(WHOLE)
+        merged, whole = merge_sums([query.summarise(site) for site in sites]), query.summarise(whole_of(query))
         assert merged.keys() == whole.keys()
         for name, array in whole.items():
             assert array.dtype in (np.int64, np.float64)
@@ -34,17 +32,18 @@ def test_parts_add_up_to_the_whole(query):
 
 @pytest.mark.parametrize("query", EXAMPLES, ids=lambda query: query.kind)
 def test_a_query_does_not_touch_the_cohort_and_says_its_counts(query):
-    before = WHOLE.table.values.copy()
-    query.summarise(WHOLE)
-    np.testing.assert_array_equal(WHOLE.table.values, before)
-    counts = query.case_counts(WHOLE)
+    whole = whole_of(query)
+    before = whole.table.values.copy()
+    query.summarise(whole)
+    np.testing.assert_array_equal(whole.table.values, before)
+    counts = query.case_counts(whole)
     assert counts.dtype == np.int64
     assert counts.size
     assert (counts >= 0).all()
-    assert counts.max() <= WHOLE.table.n_cases
+    assert counts.max() <= whole.table.n_cases
 
 
 @pytest.mark.parametrize("query", EXAMPLES, ids=lambda query: query.kind)
 def test_size_of_the_answer_does_not_depend_on_the_number_of_cases(query):
-    few, many = query.summarise(split(WHOLE, 8)[0]), query.summarise(WHOLE)
+    few, many = query.summarise(sites_of(query, 8, seed=1)[0]), query.summarise(whole_of(query))
     assert {k: v.shape for k, v in few.items()} == {k: v.shape for k, v in many.items()}
