@@ -7,6 +7,7 @@ the network (docs/decisions.md, "Fixed order of summation").
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
     Parameters
     ----------
     arrays : mapping of str to ndarray of a floating dtype
-        The order is kept and is part of the identity.
+        The order is kept and is part of the identity. A writable array is copied, so that nobody changes the
+        parameters afterwards; one that is not writable is kept as it is.
     """
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
@@ -66,7 +68,9 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
         parts: dict[str, npt.NDArray[np.floating]] = {}
         start = 0
         for name, array in self.items():
-            parts[name] = vector[start : start + array.size].reshape(array.shape).astype(array.dtype)
+            part = vector[start : start + array.size].reshape(array.shape).astype(array.dtype)
+            part.flags.writeable = False
+            parts[name] = part
             start += array.size
         return Parameters(parts)
 
@@ -93,8 +97,8 @@ class WeightedSum:
     weight: float = 0.0
 
     def add(self, vector: npt.NDArray[np.floating], weight: float) -> WeightedSum:
-        if not weight > 0:
-            raise ValueError(f"weight must be positive, got {weight}")
+        if not 0 < weight < math.inf:
+            raise ValueError(f"weight must be positive and finite, got {weight}")
         return WeightedSum(self.total + weight * vector.astype(np.float64), self.weight + weight)
 
     def mean(self) -> Vector:
@@ -130,24 +134,35 @@ def weighted_mean(items: Iterable[tuple[Parameters, float]]) -> Parameters:
 
 
 def merge_sums(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dict[str, npt.NDArray[np.generic]]:
-    """Field-wise addition of mappings with equal keys and shapes: the one way in which site sums are merged."""
+    """Field-wise addition of mappings with equal keys, shapes and dtypes: the one way in which site sums are merged.
+
+    Raises
+    ------
+    ValueError
+        Where the parts do not fit one another, or hold truth values, whose sum would be no count.
+    """
     if not parts:
         raise ValueError("merge of no parts")
     merged = {name: np.array(array) for name, array in parts[0].items()}
+    for name, array in merged.items():
+        if array.dtype == np.bool_:
+            raise ValueError(f"sum {name} has dtype bool, expected numbers")
     for part in parts[1:]:
         if part.keys() != merged.keys():
             raise ValueError(f"sums with fields {sorted(part)} cannot be merged with {sorted(merged)}")
         for name, array in part.items():
             if array.shape != merged[name].shape:
                 raise ValueError(f"sum {name} has shape {array.shape}, expected {merged[name].shape}")
+            if array.dtype != merged[name].dtype:
+                raise ValueError(f"sum {name} has dtype {array.dtype}, expected {merged[name].dtype}")
             merged[name] = merged[name] + array
     return merged
 
 
 def _frozen(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    kept = array.copy() if array.flags.writeable else array
+    kept.flags.writeable = False
+    return kept
 
 
 def _same_layout(a: Parameters, b: Parameters) -> None:

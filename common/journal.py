@@ -1,6 +1,7 @@
 """`JsonLines`: an append-only file of JSON objects, for the site's log and outbox and the coordinator's events.
 
-Each line is written with one system call, so a crash loses at most the line that was being written.
+Each line is written with one system call, so a crash loses at most the line that was being written; what is written
+afterwards starts on a line of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from common.errors import StateError
 
 
 class JsonLines:
@@ -29,21 +32,44 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, event: str, **values: str | int | float | bool) -> None:
-        """Append ``{"time": ..., "event": event, **values}``."""
+        """Append ``{"time": ..., "event": event, **values}``.
+
+        Raises
+        ------
+        StateError
+            If the line cannot be written whole, for example because the disk is full.
+        """
         content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        line = json.dumps(content).encode() + b"\n"
         try:
-            os.write(handle, json.dumps(content).encode() + b"\n")
-        finally:
-            os.close(handle)
+            written = self._append(line)
+        except OSError as error:
+            raise StateError(f"cannot write {self.path}: {error.strerror or error}") from error
+        if not written:
+            raise StateError(f"cannot write {self.path}: a line was cut short, the disk may be full")
         if self._listener is not None:
             self._listener(content)
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """All whole lines; a last line that a crash cut short is passed over."""
+        """All whole lines; a line that a crash cut short is passed over."""
         if not self.path.exists():
             return
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:
             for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+                try:
+                    content = json.loads(line)
+                except ValueError:
+                    continue  # only a cut line is no JSON: every whole one was written by `write`
+                if line.endswith(b"\n") and isinstance(content, dict):
+                    yield content
+
+    def _append(self, line: bytes) -> bool:
+        """True where the whole line was written."""
+        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            size = os.fstat(handle).st_size
+            cut = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            whole = b"\n" + line if cut else line
+            return os.write(handle, whole) == len(whole)
+        finally:
+            os.close(handle)

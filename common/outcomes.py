@@ -18,6 +18,10 @@ class ClassOutcome:
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise ValueError(f"an outcome has at least 2 classes, got {self.classes}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes are given twice: {self.classes}")
+        if self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer):
+            raise ValueError(f"labels are one integer a case, got {self.labels.dtype} of shape {self.labels.shape}")
         if self.labels.size and not ((self.labels >= 0) & (self.labels < len(self.classes))).all():
             raise ValueError(f"labels must lie in 0..{len(self.classes) - 1}")
 
@@ -36,6 +40,8 @@ class ScalarOutcome:
     unit: str
 
     def __post_init__(self) -> None:
+        if self.values.ndim != 1:
+            raise ValueError(f"a scalar outcome is one number a case, got shape {self.values.shape}")
         if not np.isfinite(self.values).all():
             raise ValueError("a scalar outcome is finite")
 
@@ -54,6 +60,8 @@ class SurvivalOutcome:
     time_days: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
+        if self.event.dtype != np.bool_ or self.event.ndim != 1:
+            raise ValueError(f"event is one truth value a case, got {self.event.dtype} of shape {self.event.shape}")
         if self.event.shape != self.time_days.shape:
             raise ValueError(f"{len(self.event)} events, {len(self.time_days)} times")
         if not (np.isfinite(self.time_days) & (self.time_days > 0)).all():

@@ -15,10 +15,22 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
+SEPARATOR = "\x1f"
+"""ASCII's unit separator, between the names of a stream."""
+
 
 def derived_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream that ``names`` describe, from SHA-256 of both."""
-    text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
+    """A 63-bit seed for the stream that ``names`` describe, from SHA-256 of both.
+
+    Raises
+    ------
+    ValueError
+        If a name holds the character that separates names: two streams could be one.
+    """
+    for name in names:
+        if SEPARATOR in str(name):
+            raise ValueError(f"a stream's name cannot hold the unit separator: {name!r}")
+    text = SEPARATOR.join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,10 +56,10 @@ class FeatureTable:
     @property
     def schema_digest(self) -> str:
         """SHA-256 of the ordered names: what two sites compare before any statistic is merged."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.names).encode()).hexdigest()
 
     def select(self, names: Sequence[str]) -> FeatureTable:
-        """The given columns in the given order."""
+        """The given columns in the given order; KeyError where one is not in the table."""
         position = {name: i for i, name in enumerate(self.names)}
         missing = [name for name in names if name not in position]
         if missing:
@@ -66,9 +67,12 @@ class FeatureTable:
         return replace(self, values=self.values[:, [position[name] for name in names]], names=tuple(names))
 
     def rows(self, case_ids: Iterable[str]) -> FeatureTable:
-        """The given cases in the given order."""
+        """The given cases in the given order; KeyError where one is not in the table."""
         position = {case_id: i for i, case_id in enumerate(self.case_ids)}
         wanted = tuple(case_ids)
+        n_missing = sum(case_id not in position for case_id in wanted)
+        if n_missing:
+            raise KeyError(f"{n_missing} of {len(wanted)} cases are not in the table")
         return replace(self, values=self.values[[position[case_id] for case_id in wanted]], case_ids=wanted)
 
     def with_values(self, values: FloatMatrix) -> FeatureTable:

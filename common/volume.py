@@ -104,7 +104,15 @@ class Volume:
         return replace(self, array=array)
 
     def crop(self, start: Sequence[int], stop: Sequence[int]) -> Volume:
-        """Voxels ``start <= index < stop`` along D, H, W, at the same place in the world."""
+        """Voxels ``start <= index < stop`` along D, H, W, at the same place in the world.
+
+        Raises
+        ------
+        ValueError
+            If the window is empty or reaches beyond the volume.
+        """
+        if not all(0 <= a < b <= n for a, b, n in zip(start, stop, self.shape, strict=True)):
+            raise ValueError(f"window {tuple(start)} to {tuple(stop)} does not lie in a volume of shape {self.shape}")
         window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         affine = self.affine.copy()
         affine[:3, 3] = self.affine[:3, :3] @ np.asarray(start, dtype=np.float64) + self.affine[:3, 3]

@@ -137,7 +137,8 @@ def test_types_are_strict(line: str, fault: str):
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 def test_numbers_are_finite(number: str):
     (fault,) = faults_of(GOOD.replace("radius_mm = 2", f"radius_mm = {number}"))
-    assert fault.startswith("shapes[1].radius_mm: got") and fault.endswith("expected a finite number")
+    assert fault.startswith("shapes[1].radius_mm: got")
+    assert fault.endswith("expected a finite number")
 
 
 def test_faults_speak_no_jargon_of_the_checker():
@@ -173,7 +174,7 @@ def test_an_editor_may_start_the_file_with_a_byte_order_mark(tmp_path: Path):
 
 
 def test_the_error_counts_its_faults():
-    with pytest.raises(ConfigError, match="drawing.toml: 1 fault\n  - last: missing"):
+    with pytest.raises(ConfigError, match=r"drawing\.toml: 1 fault\n  - last: missing"):
         parse(GOOD.replace("last = 3", ""), Drawing, source="drawing.toml")
 
 
