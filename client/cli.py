@@ -25,6 +25,19 @@ SiteFile = Annotated[Path, typer.Argument(help="The hospital's own site.toml.")]
 
 
 @site_app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder for this hospital's key; new, and private to it.")],
+    site: Annotated[str, typer.Option(help="This hospital's name in studies.")],
+) -> None:
+    """Make this hospital's private key, which never leaves it, and a signing request for the coordinator."""
+    from client.identity import REQUEST_FILE, make_identity
+
+    make_identity(folder, site=site)
+    request = folder / REQUEST_FILE
+    Console().print(f"send {request} to the coordinator; put the ca.pem and node.pem that come back into {folder}")
+
+
+@site_app.command()
 def check(site_file: SiteFile) -> None:
     """Read every case as each approved study will, and say which are left out and why. Nothing leaves the hospital.
 
@@ -75,7 +88,7 @@ def start(site_file: SiteFile) -> None:
     site = Site(config, studies)
     console = Console()
     console.print(f"site {config.site}: {len(studies)} approved studies, coordinator {config.coordinator.address}")
-    serve(NodeConnection.of(config.coordinator), site.answer, stop=stop, on_event=lambda text: console.print(text))
+    serve(NodeConnection.of(config.coordinator), site.answer, stop=stop, on_event=console.print)
 
 
 def _load(site_file: Path) -> tuple[SiteConfig, list[StudyConfig]]:

@@ -47,8 +47,8 @@ def sign(
     """Admit a hospital: sign the request that it made, and list its key."""
     from server.provisioning import Authority
 
-    authority = Authority.load(home)
-    certificate = authority.sign_request(request.read_bytes(), site=site)
+    authority = Authority(home)
+    certificate = authority.sign(request.read_bytes(), site=site)
     out.mkdir(parents=True, exist_ok=True)
     (out / "node.pem").write_bytes(certificate)
     (out / "ca.pem").write_bytes(authority.ca_certificate)
@@ -72,7 +72,7 @@ def run(
     _stop_on_signals()
     progress = StudyProgress(console)
     opened = open_run(study, out, resume=resume, listener=progress.show)
-    with progress, open_federation(home, listen) as federation:
+    with progress, open_federation(home, listen, tell=progress.say) as federation:
         run_once(opened, federation)
     _report(out, console)
 
@@ -87,8 +87,12 @@ def start(home: Home, listen: Listen) -> None:
 
     console = Console()
     stop = _stop_on_signals()
-    with open_federation(home, listen) as federation:
-        serve_queue(home, federation, stop=stop, tell=lambda text: console.print(text, highlight=False))
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False)
+
+    with open_federation(home, listen, tell=tell) as federation:
+        serve_queue(home, federation, stop=stop, tell=tell)
 
 
 @coordinator_app.command()

@@ -52,11 +52,11 @@ class StudyProgress:
             name = f"train {line['model']} · {line['course']}" + (f" · fold {line['fold'] + 1}" if line["fold"] else "")
             self._advance(name, line["round_number"], line["rounds"], f"loss {line['train_loss']:.4f}")
         elif event == "awaited":
-            self._say(f"[yellow]waiting for {line['site']}[/] ({line['phase']}, attempt {line['attempt']})")
+            self.say(f"[yellow]waiting for {line['site']}[/] ({line['phase']}, attempt {line['attempt']})")
         elif event == "answer" and line["code"]:
-            self._say(f"[yellow]{line['site']} refused {line['request']}:[/] {line['code']}")
+            self.say(f"[yellow]{line['site']} refused {line['request']}:[/] {line['code']}")
         elif event == "note":
-            self._say(str(line["text"]))
+            self.say(str(line["text"]))
 
     def _advance(self, name: str, done: int, total: int, note: str) -> None:
         if name not in self._tasks:
@@ -69,5 +69,6 @@ class StudyProgress:
             self._printed[name] = monotonic() if done < total else float("inf")
             self._console.print(f"{name}: {done}/{total} {note}", highlight=False)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print one sentence above the bars."""
         self._bars.console.print(text, highlight=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from common.config.loading import digest, load
 from common.config.study import StudyConfig
-from common.errors import ConfigError, FedradError
-from common.federation import Federation
+from common.errors import FederationError, FedradError
+from server.coordinator import CoordinatorSettings, FlowerFederation
 from server.courses import groups_of
 from server.opening import StudyRun, open_run
 from server.report import write_report
@@ -20,12 +20,33 @@ QUEUE, RUNS, DONE, FAILED = "queue", "runs", "done", "failed"
 POLL_S = 1.0
 
 
-def run_once(opened: StudyRun, federation: Federation) -> None:
-    """Run an opened study to its end; what it finds out is in its folder."""
-    run_study(opened.study, federation, groups=groups_of(opened.study), store=opened.store, journal=opened.journal)
+def open_federation(home: Path, listen: str, *, tell: Callable[[str], None]) -> FlowerFederation:
+    """The listener for hospitals, on ``host:port``; use it in a ``with`` statement."""
+    return FlowerFederation(CoordinatorSettings(home, listen), on_event=tell)
 
 
-def serve_queue(home: Path, federation: Federation, *, stop: threading.Event, tell: Callable[[str], None]) -> None:
+def run_once(opened: StudyRun, federation: FlowerFederation) -> None:
+    """Wait for the study's hospitals and run it to its end; what it finds out is in its folder.
+
+    Raises
+    ------
+    FederationError
+        Naming the hospitals that did not connect in the study's ``join_deadline_s``, and all of `run_study`.
+    """
+    study = opened.study
+    sites = [site.name for site in study.sites]
+    deadline = study.federated.join_deadline_s
+    missing = federation.wait_for(
+        sites, deadline_s=deadline, on_event=lambda text: opened.journal.write("note", text=text)
+    )
+    if missing:
+        raise FederationError(f"not connected after {deadline:g} s: {', '.join(missing)}")
+    run_study(study, federation, groups=groups_of(study), store=opened.store, journal=opened.journal)
+
+
+def serve_queue(
+    home: Path, federation: FlowerFederation, *, stop: threading.Event, tell: Callable[[str], None]
+) -> None:
     """Run every study file in ``home/queue``, by name, until stopped; a run that was cut off goes on where it was."""
     for name in (QUEUE, RUNS, DONE, FAILED):
         (home / name).mkdir(exist_ok=True)
@@ -41,7 +62,7 @@ def serve_queue(home: Path, federation: Federation, *, stop: threading.Event, te
             file.replace(home / folder / file.name)
 
 
-def _run_queued(home: Path, file: Path, federation: Federation) -> Path:
+def _run_queued(home: Path, file: Path, federation: FlowerFederation) -> Path:
     study = load(file, StudyConfig)
     folder = home / RUNS / f"{study.name}-{digest(study)[:12]}"
     opened = open_run(file, folder, resume=folder.exists())
@@ -50,17 +71,3 @@ def _run_queued(home: Path, file: Path, federation: Federation) -> Path:
     write_tables(results, folder)
     write_report(results, folder / "report.html")
     return folder / "report.html"
-
-
-def host_and_port(listen: str) -> tuple[str, int]:
-    """``host:port`` or ``[v6]:port`` as its two parts.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither.
-    """
-    host, separator, port = listen.rpartition(":")
-    if not separator or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError("--listen", [f"got {listen!r}, expected host:port, for example 0.0.0.0:9443"])
-    return host.strip("[]"), int(port)

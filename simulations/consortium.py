@@ -58,7 +58,7 @@ class Consortium:
         for number, name in enumerate(self.hospitals, start=1):
             home = self.hospital(name)
             request = make_identity(home / "keys", site=name)
-            write_atomic(home / "keys" / "node.pem", authority.sign_request(request, site=name))
+            write_atomic(home / "keys" / "node.pem", authority.sign(request, site=name))
             write_atomic(home / "keys" / "ca.pem", authority.ca_certificate)
             write_atomic(home / "site.toml", self._site_toml(name, minimum_cases).encode())
             shutil.copyfile(study_file, home / "study.toml")

@@ -212,6 +212,8 @@ class FederatedConfig(Frozen):
     ----------
     quorum : int, optional
         Least number of training sites whose updates make a round; all of them where it is not given.
+    join_deadline_s : float
+        How long the start waits for the hospitals to connect.
     round_deadline_s, prepare_deadline_s : float
         How long one request may take; a site that is late is skipped, named and asked again in the next round.
     """
@@ -220,6 +222,7 @@ class FederatedConfig(Frozen):
     quorum: PositiveInt | None = None
     round_deadline_s: PositiveFloat = 600.0
     prepare_deadline_s: PositiveFloat = 3600.0
+    join_deadline_s: PositiveFloat = 3600.0
 
 
 class EvaluationConfig(Frozen):
