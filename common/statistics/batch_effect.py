@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from common.errors import StatisticError
 from common.statistics.columns import Indices, Matrix, complete_columns, fold_rows, group_rows, indicator, sizes
@@ -152,7 +152,8 @@ def batch_effect(
     if (within <= 0).any() or (freedom[1] <= 0).any():
         flat = [name for name, value in zip(names, within, strict=True) if value <= 0]
         raise StatisticError(f"no variation within batches: {', '.join(flat[:5])}; filter by variance first")
-    p_value = np.asarray(stats.f.sf((between / freedom[0]) / (within / freedom[1]), *freedom))
+    f = (between / freedom[0]) / (within / freedom[1])
+    p_value = np.asarray(special.fdtrc(*freedom, f), dtype=np.float64)
     accuracy = yield from _recognition(groups, chosen, batches, n_folds)
     return BatchEffect(names, between / (between + within), p_value, accuracy, 1 / len(batches))
 
