@@ -4,11 +4,13 @@ A unit is a step of the study that ends in arrays: the learned table of a fold, 
 its last complete round, the evaluation sums of one model. The procedure (`server.study`) asks for each unit before it
 does the work; a resumed study therefore repeats nothing but the round that was cut off, and from the same numbers.
 
-The format is safetensors: arrays and a JSON text, no code.
+The format is safetensors: arrays and a JSON text, no code. A checksum over both shows damage that leaves the format
+whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -48,17 +50,30 @@ class CheckpointStore:
     def __init__(self, folder: Path, study_digest: str) -> None:
         self.folder = folder
         self.study_digest = study_digest
+        self._tidied = False
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(".partial-*"):
-            partial.unlink(missing_ok=True)
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(path.stem for path in self.folder.glob("*.safetensors")))
 
     def save(self, name: str, unit: Unit) -> None:
-        """Replace the unit's file in one step; a crash leaves the former one."""
-        metadata = {"study_digest": self.study_digest, "values": json.dumps(unit.values, allow_nan=False)}
-        arrays = {key: np.ascontiguousarray(array) for key, array in unit.arrays.items()}
+        """Replace the unit's file in one step; a crash leaves the former one.
+
+        Raises
+        ------
+        StateError
+            If the file cannot be written; the former one is left as it was.
+        """
+        self._tidy()
+        # asarray, because ascontiguousarray gives an array without axes one
+        arrays = {key: np.asarray(array, order="C") for key, array in unit.arrays.items()}
+        values = json.dumps(unit.values, allow_nan=False)
+        metadata = {
+            "study_digest": self.study_digest,
+            "values": values,
+            "order": json.dumps(list(arrays)),
+            "sha256": _checksum(arrays, values),
+        }
         write_atomic(self._path(name), save(arrays, metadata=metadata))
 
     def load(self, name: str) -> Unit | None:
@@ -75,8 +90,10 @@ class CheckpointStore:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+                arrays = {key: file.get_tensor(key) for key in json.loads(metadata["order"])}
             values = json.loads(metadata["values"])
+            if metadata["sha256"] != _checksum(arrays, metadata["values"]):
+                raise ValueError("its checksum does not fit its content")
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise StateError(f"checkpoint {path} is damaged: {error}") from error
         if metadata.get("study_digest") != self.study_digest:
@@ -84,12 +101,40 @@ class CheckpointStore:
             raise StateError(f"checkpoint {path} is of study {got}, expected {self.study_digest[:12]}")
         return Unit(arrays, values)
 
+    def _tidy(self) -> None:
+        """Remove what a killed run left half written: before the first save, so that a mere reader removes nothing."""
+        if not self._tidied:
+            for partial in self.folder.glob(".partial-*"):
+                partial.unlink(missing_ok=True)
+            self._tidied = True
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
 
+def _checksum(arrays: Arrays, values: str) -> str:
+    sha = hashlib.sha256(values.encode())
+    for key, array in arrays.items():
+        sha.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        sha.update(np.asarray(array, order="C").tobytes())
+    return sha.hexdigest()
+
+
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it."""
+    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it.
+
+    Raises
+    ------
+    StateError
+        If the disk is full or the folder cannot be written; a former file is left as it was.
+    """
+    try:
+        _write_atomic(path, content)
+    except OSError as error:
+        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
     handle, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
