@@ -34,6 +34,7 @@ from common.models import get_parameters, set_parameters
 from common.rng import generator
 from common.statistics import decode_query
 from common.statistics.procedure import Cohort
+from common.statistics.small_cell import release
 from common.statistics.table_steps import apply_steps, decode_steps
 from common.tables import FeatureTable
 
@@ -61,15 +62,16 @@ class StudyAtSite:
         """Sums over the training cases of a fold, after the learned steps."""
         query = decode_query(request.kind, request.values)
         rows = self._rows(request.fold, "train")
-        table = self._applied(request.table_steps, rows)
-        cohort = Cohort(
-            table=table,
-            clinical=self.data.clinical.rows(table.case_ids),
-            outcome=self.data.outcome.take(rows),
-            batch=tuple(self.data.batch[i] for i in rows),
-            seed=self.study.seed,
+        # with several folds the answers to all of them add up to one about every case, so that a difference of answers
+        # stands for the held-out cases; with one split nothing is ever asked about those
+        held_out = self.data.rows(request.fold, "test") if self.study.n_folds > 1 else None
+        sums = release(
+            query,
+            self._cohort(rows, request.table_steps),
+            minimum_cases=self.trainer.minimum_cases,
+            withheld=None if held_out is None else self._cohort(held_out, request.table_steps),
         )
-        return StatisticSums(len(rows), query.summarise(cohort))
+        return StatisticSums(len(rows), sums)
 
     def train(self, request: Train) -> LocalUpdate:
         """One round of local epochs from the request's parameters; the delta leaves."""
@@ -107,6 +109,16 @@ class StudyAtSite:
             self._task.link(logits), self.data.outcome.take(rows), minimum_cases=self.trainer.minimum_cases
         )
         return EvaluationSums(entry.name, len(rows), sums)
+
+    def _cohort(self, rows: Rows, steps: tuple[TableStep, ...]) -> Cohort:
+        table = self._applied(steps, rows)
+        return Cohort(
+            table=table,
+            clinical=self.data.clinical.rows(table.case_ids),
+            outcome=self.data.outcome.take(rows),
+            batch=tuple(self.data.batch[i] for i in rows),
+            seed=self.study.seed,
+        )
 
     def _rows(self, fold: int, split: Split) -> Rows:
         rows = self.data.rows(fold, split)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from client.cli import site_app
-from client.radiomics.cli import radiomics_app
+from client.radiomics.cli import app as radiomics_app
 from common.errors import ConfigError, FederationError, FedradError, GateError
 from server.cli import coordinator_app
 
