@@ -1,0 +1,243 @@
+"""Messages <-> Flower records: the header and ONE packed array, checked before anything is allocated.
+
+The cost of Flower grows with the number of objects in a message, so a message is at most a `ConfigRecord` (header of
+`common.codec` and the table of its arrays) and an `ArrayRecord` with one raw array that holds all arrays one after the
+other, each starting at a multiple of `ALIGNMENT` bytes.
+
+Flower cuts an array into chunks and lets the sender say which chunk stands where, any number of times: 5 MB sent may
+ask for terabytes. `inflate_record` therefore puts objects together itself, and adds up the sizes first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
+
+from common.codec import ALLOWED_DTYPES, MAX_ARRAYS, MAX_HEADER_BYTES, Encoded, decode, encode, encoded_size
+from common.codec import Array as NumpyArray
+from common.errors import MessageError
+from common.messages import Message
+
+WIRE_VERSION = 1
+ALIGNMENT = 8
+HEADER_RECORD, ARRAY_RECORD, PACKED = "message", "arrays", "packed"
+RAW = "raw"
+CHUNK_BYTES = 5 << 20
+"""Size in which Flower cuts an array (``FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE``; a contract test compares)."""
+
+FIXED_OBJECTS = 5
+"""Message, RecordDict, ConfigRecord, ArrayRecord and Array: what a message is besides its chunks."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a receiver accepts of one message.
+
+    Parameters
+    ----------
+    header_bytes, array_bytes : int
+        Bytes of the header, and of all arrays with their padding.
+    arrays : int
+        Number of arrays.
+    """
+
+    header_bytes: int = MAX_HEADER_BYTES
+    array_bytes: int = 2 << 30
+    arrays: int = MAX_ARRAYS
+
+    @property
+    def objects(self) -> int:
+        """Number of Flower objects that a message within these limits has at most."""
+        return FIXED_OBJECTS + -(-self.array_bytes // CHUNK_BYTES)
+
+
+@dataclass(frozen=True)
+class WireMessage:
+    """A message ready to be sent.
+
+    Parameters
+    ----------
+    record : RecordDict
+    size : int
+        Bytes of header and arrays (`common.codec.encoded_size`).
+    """
+
+    record: RecordDict
+    size: int
+
+
+def encode_message(message: Message) -> WireMessage:
+    """The Flower record of a message and its size."""
+    encoded: Encoded = encode(message)
+    header, arrays = encoded
+    table = [f"{array.dtype.str}:{array.size}" for array in arrays]
+    config = ConfigRecord({"version": WIRE_VERSION, "header": header, "table": table})
+    record = RecordDict({HEADER_RECORD: config})
+    body = _packed(arrays)
+    if body:
+        record[ARRAY_RECORD] = ArrayRecord({PACKED: Array("uint8", (len(body),), RAW, body)})
+    return WireMessage(record, encoded_size(encoded))
+
+
+def decode_message(record: RecordDict, limits: Limits) -> Message:
+    """The message of a Flower record; its arrays are read-only views of the record's bytes.
+
+    Raises
+    ------
+    MessageError
+        For anything that is not exactly a message within the limits.
+    """
+    config = record.get(HEADER_RECORD)
+    if not isinstance(config, ConfigRecord) or set(record) - {HEADER_RECORD, ARRAY_RECORD}:
+        raise MessageError("record holds no fedrad message")
+    if set(config) != {"version", "header", "table"} or config["version"] != WIRE_VERSION:
+        raise MessageError(f"record is not of wire version {WIRE_VERSION}")
+    header, table = config["header"], config["table"]
+    if not isinstance(header, bytes) or len(header) > limits.header_bytes:
+        raise MessageError(f"header is not at most {limits.header_bytes} bytes")
+    if not isinstance(table, list) or len(table) > limits.arrays:
+        raise MessageError(f"table of arrays is not a list of at most {limits.arrays} entries")
+    return decode(header, _unpacked([_entry(item) for item in table], _body(record, limits)))
+
+
+def wire_size(record: RecordDict) -> int:
+    """Bytes of header and arrays in a record, as `common.codec.encoded_size` counts them."""
+    config = record[HEADER_RECORD]
+    return len(config["header"]) + sum(size * dtype.itemsize for dtype, size in map(_entry, config["table"]))
+
+
+def inflate_record(root: str, objects: Mapping[str, bytes], limits: Limits) -> RecordDict:
+    """The record of a Flower message, put together from its objects.
+
+    Parameters
+    ----------
+    root : str
+        Object id of the Flower message.
+    objects : mapping of object id to content
+        As they came from the network.
+
+    Raises
+    ------
+    MessageError
+        If an object is missing, of another type or shape, or the sizes exceed the limits.
+    """
+    children, _ = _object(objects, root, "Message")
+    if len(children) != 1:
+        raise MessageError("Flower message holds no record")
+    record = RecordDict()
+    _, body = _object(objects, children[0], "RecordDict")
+    for name, object_id in _json_mapping(body).items():
+        if name == HEADER_RECORD:
+            record[name] = _config(objects, object_id, limits)
+        elif name == ARRAY_RECORD:
+            record[name] = _array_record(objects, object_id, limits)
+        else:
+            raise MessageError("Flower message holds an unknown record")
+    return record
+
+
+def _packed(arrays: list[NumpyArray]) -> bytes:
+    parts: list[memoryview | bytes] = []
+    for array in arrays:
+        parts.append(array.view(np.uint8).data if array.size else b"")
+        parts.append(bytes(-array.nbytes % ALIGNMENT))
+    return b"".join(parts)
+
+
+def _entry(item: object) -> tuple[np.dtype[Any], int]:
+    dtype, separator, size = item.partition(":") if isinstance(item, str) else ("", "", "")
+    if not separator or dtype not in ALLOWED_DTYPES or not (size.isascii() and size.isdigit()) or len(size) > 12:
+        raise MessageError("table of arrays has a broken entry")
+    return np.dtype(dtype), int(size)
+
+
+def _body(record: RecordDict, limits: Limits) -> bytes:
+    """The packed bytes; empty where the message has no values in arrays."""
+    if ARRAY_RECORD not in record:
+        return b""
+    arrays = record[ARRAY_RECORD]
+    if not isinstance(arrays, ArrayRecord) or set(arrays) != {PACKED}:
+        raise MessageError("record of arrays does not hold one packed array")
+    packed = arrays[PACKED]
+    if packed.stype != RAW or packed.dtype != "uint8" or packed.shape != (len(packed.data),):
+        raise MessageError("packed array is not raw bytes of its own length")
+    if len(packed.data) > limits.array_bytes:
+        raise MessageError(f"{len(packed.data)} bytes of arrays, at most {limits.array_bytes} are accepted")
+    return bytes(packed.data)
+
+
+def _unpacked(table: list[tuple[np.dtype[Any], int]], body: bytes) -> list[NumpyArray]:
+    spans = [size * dtype.itemsize for dtype, size in table]
+    if sum(span + -span % ALIGNMENT for span in spans) != len(body):
+        raise MessageError("table of arrays does not add up to the packed bytes")
+    arrays: list[NumpyArray] = []
+    start = 0
+    for (dtype, size), span in zip(table, spans, strict=True):
+        if dtype.kind == "b" and np.frombuffer(body, np.uint8, size, start).max(initial=0) > 1:
+            raise MessageError("array of truth values holds other values than 0 and 1")
+        arrays.append(np.frombuffer(body, dtype, size, start))
+        start += span + -span % ALIGNMENT
+    return arrays
+
+
+def _object(objects: Mapping[str, bytes], object_id: object, kind: str) -> tuple[list[str], memoryview]:
+    """Children and body of one Flower object; the body is a view."""
+    content = objects.get(object_id) if isinstance(object_id, str) else None
+    if content is None:
+        raise MessageError(f"object of type {kind} is missing")
+    try:
+        found, children, length = get_object_head_values_from_object_content(content)
+    except ValueError as error:
+        raise MessageError("object has no valid head") from error
+    body = memoryview(content)[content.find(b"\x00") + 1 :]
+    if found != kind or len(body) != length:
+        raise MessageError(f"object is not a whole {kind}")
+    return children, body
+
+
+def _json_mapping(body: memoryview) -> dict[str, Any]:
+    try:
+        found = json.loads(bytes(body))
+    except (ValueError, RecursionError) as error:
+        raise MessageError("object is not JSON") from error
+    if not isinstance(found, dict):
+        raise MessageError("object is not a mapping")
+    return found
+
+
+def _config(objects: Mapping[str, bytes], object_id: object, limits: Limits) -> ConfigRecord:
+    _, body = _object(objects, object_id, "ConfigRecord")
+    if len(body) > limits.header_bytes + limits.arrays * 32:
+        raise MessageError(f"header is not at most {limits.header_bytes} bytes")
+    try:
+        return ConfigRecord.inflate(objects[str(object_id)])
+    except Exception as error:  # protobuf and flwr raise what they like on damaged bytes: all of it means "no message"
+        raise MessageError("header record cannot be read") from error
+
+
+def _array_record(objects: Mapping[str, bytes], object_id: object, limits: Limits) -> ArrayRecord:
+    _, body = _object(objects, object_id, "ArrayRecord")
+    references = _json_mapping(body)
+    if set(references) != {PACKED}:
+        raise MessageError("record of arrays does not hold one packed array")
+    children, body = _object(objects, references[PACKED], "Array")
+    described = _json_mapping(body)
+    order = described.get("arraychunk_ids")
+    if not isinstance(order, list) or len(order) > limits.objects:
+        raise MessageError(f"array is not cut into at most {limits.objects} chunks")
+    if not all(type(index) is int and 0 <= index < len(children) for index in order):
+        raise MessageError("array names a chunk that does not exist")
+    chunks = [_object(objects, child, "ArrayChunk")[1] for child in children]
+    total = sum(len(chunks[index]) for index in order)
+    if total > limits.array_bytes or described.get("shape") != [total]:
+        raise MessageError(f"{total} bytes of arrays, at most {limits.array_bytes} are accepted")
+    if described.get("dtype") != "uint8" or described.get("stype") != RAW:
+        raise MessageError("packed array is not raw bytes")
+    data = b"".join(chunks[index] for index in order)
+    return ArrayRecord({PACKED: Array("uint8", (total,), RAW, data)})
