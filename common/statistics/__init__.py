@@ -10,9 +10,11 @@ from collections.abc import Mapping
 
 from common.errors import MessageError
 from common.statistics.batch_effect import FoldBatchQuery, RecognitionQuery
+from common.statistics.boosting import BoostingQuery
 from common.statistics.codec import FieldValue, decode_fields, encode_fields
 from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, CombatTotalsQuery
 from common.statistics.cox import CoxBinsQuery, CoxStrataQuery
+from common.statistics.forest import ForestQuery
 from common.statistics.leakage import BatchOutcomeQuery, CovariateOutcomeQuery
 from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
 from common.statistics.logistic import LogisticQuery
@@ -41,6 +43,8 @@ QUERIES: tuple[type[Query], ...] = (
     DrawnGramQuery,
     CoxStrataQuery,
     CoxBinsQuery,
+    ForestQuery,
+    BoostingQuery,
 )
 """Every question there is."""
 

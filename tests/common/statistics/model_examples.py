@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.statistics.boosting import BoostingQuery
 from common.statistics.cox import CoxBinsQuery, CoxStrataQuery
+from common.statistics.forest import ForestQuery
 from common.statistics.procedure import Cohort, Query
 from tests.common.statistics.cohorts import by_batch, cohort, split
 from tests.common.statistics.survival_cohorts import survival_cohort
@@ -12,9 +14,24 @@ from tests.common.statistics.survival_cohorts import survival_cohort
 NAMES = tuple(f"feature-{j:03d}" for j in range(4))
 STANDARD = (np.full(4, 0.5), np.full(4, 2.0))
 
+EDGES = np.tile(np.array([-5.0, 0.0, 5.0]), (4, 1))
+TREES = tuple(np.array(numbers) for numbers in ([0, 1], [-1, 2, -1, -1], [0, 1, 0, 0], [0, 2, 0, 0]))
+
 MODEL_EXAMPLES: tuple[Query, ...] = (
     CoxStrataQuery(NAMES, "batch", "efron", *STANDARD, np.full(4, 0.1)),
     CoxBinsQuery(NAMES, np.array([100.0, 400.0, 900.0]), *STANDARD, np.full(4, 0.1)),
+    ForestQuery(
+        NAMES,
+        EDGES,
+        ("class-0", "class-1"),
+        *TREES,
+        np.array([0, 2]),
+        np.array([0, 1]),
+        np.array([[0, 1], [1, 3]]),
+        True,
+        1,
+    ),
+    BoostingQuery(NAMES, EDGES, "logistic", -0.2, *TREES, np.array([0.1, 0, 0, 0]), np.array([2, 3]), 1),
 )
 
 _CLASSES = cohort(80, 4, seed=4)

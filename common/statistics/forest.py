@@ -1,0 +1,262 @@
+"""Random forest grown from merged class counts: on agreed bins it is the forest of the pooled rows.
+
+All trees grow together, a level a question. Sites send class counts up to each cut of a few drawn features a node;
+the coordinator takes the cut with the largest fall of Gini impurity (Breiman 2001, Mach. Learn. 45:5). The Poisson
+bootstrap draws case by case, so it does not depend on how cases are split into sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from common.errors import StatisticError
+from common.rng import generator
+from common.statistics.columns import Indices, Matrix, class_labels
+from common.statistics.procedure import Cohort, Procedure, Sums
+from common.statistics.stability import drawn_weights
+from common.statistics.trees import (
+    SiteBins,
+    TreeModel,
+    Trees,
+    best_cuts,
+    binned,
+    check_edges,
+    require_edges,
+    shares,
+)
+from common.tables import FeatureTable
+
+MAX_TREES = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class ForestQuery:
+    """Weighted class counts up to each edge of some features, for some leaves of growing trees.
+
+    Parameters
+    ----------
+    names, edges
+        Features and their agreed edges (n_features, n_edges).
+    classes : tuple of str
+    roots, feature, cut, left : ndarray of int64
+        See `common.statistics.trees.Trees`.
+    leaves, of_tree : ndarray of int64, shape (n_leaves,)
+        Nodes that are asked for, and the tree that each stands in.
+    columns : ndarray of int64, shape (n_leaves, n_columns)
+        Features looked at in each leaf.
+    bootstrap : bool
+    group_size : int
+        See `common.statistics.trees`.
+    """
+
+    kind: ClassVar[str] = "forest"
+    cumulative: ClassVar[tuple[str, ...]] = ()
+    names: tuple[str, ...]
+    edges: Matrix
+    classes: tuple[str, ...]
+    roots: Indices
+    feature: Indices
+    cut: Indices
+    left: Indices
+    leaves: Indices
+    of_tree: Indices
+    columns: Indices
+    bootstrap: bool
+    group_size: int
+
+    def __post_init__(self) -> None:
+        check_edges(self.names, self.edges)
+        self._trees.check(len(self.names), self.edges.shape[1])
+        n_leaves = len(self.leaves)
+        if len(self.roots) > MAX_TREES or self.of_tree.shape != (n_leaves,) or self.leaves.ndim != 1 or not n_leaves:
+            raise ValueError(f"at most {MAX_TREES} trees, and a tree for each leaf")
+        if self.columns.ndim != 2 or len(self.columns) != n_leaves:
+            raise ValueError(f"columns {self.columns.shape} do not fit {n_leaves} leaves")
+        for array, end in ((self.columns, len(self.names)), (self.of_tree, len(self.roots)), (self.leaves, self._n)):
+            if ((array < 0) | (array >= end)).any():
+                raise ValueError("a leaf, tree or feature is asked for that is not there")
+        if self.group_size < 1:
+            raise ValueError(f"group_size is positive, got {self.group_size}")
+
+    @property
+    def _trees(self) -> Trees:
+        return Trees(self.roots, self.feature, self.cut, self.left)
+
+    @property
+    def _n(self) -> int:
+        return len(self.feature)
+
+    def summarise(self, cohort: Cohort) -> Sums:
+        labels, _ = self._labels(cohort)
+        site, member = self._site(cohort), labels[:, None] == np.arange(len(self.classes))
+        counts = np.zeros((*self.columns.shape, self.edges.shape[1] + 1, len(self.classes)))
+        for i, rows, weights in self._rows_of_leaves(cohort, site):
+            counts[i] = site.grouped_sums(rows, self.columns[i], weights[:, None] * member[rows])
+        return {"counts": counts.astype(np.int64)}
+
+    def case_counts(self, cohort: Cohort) -> Indices:
+        site = self._site(cohort)
+        counts = np.zeros((*self.columns.shape, self.edges.shape[1] + 1, len(self.classes)), dtype=np.int64)
+        for i, rows, _ in self._rows_of_leaves(cohort, site):
+            counts[i] = site.group_counts(rows, self.columns[i])
+        return counts
+
+    def _labels(self, cohort: Cohort) -> tuple[Indices, tuple[str, ...]]:
+        labels, classes = class_labels(cohort)
+        if classes != self.classes:
+            raise StatisticError(f"classes {classes} at this site, the study agreed on {self.classes}")
+        return labels, classes
+
+    def _site(self, cohort: Cohort) -> SiteBins:
+        labels, classes = self._labels(cohort)
+        bins = binned(cohort.table, self.names, self.edges)
+        return SiteBins(bins, labels, len(classes), self.edges.shape[1], self.group_size)
+
+    def _rows_of_leaves(self, cohort: Cohort, site: SiteBins) -> list[tuple[int, Indices, Matrix]]:
+        """Position, rows and weights of each leaf that is asked for."""
+        n_cases, n_trees = cohort.table.n_cases, len(self.roots)
+        weights = drawn_weights(cohort, "bootstrap", 0, n_trees) if self.bootstrap else np.ones((n_cases, n_trees))
+        found: list[tuple[int, Indices, Matrix]] = []
+        for tree in np.unique(self.of_tree).tolist():
+            rows = site.kept(np.flatnonzero(weights[:, tree] > 0))
+            inside = site.assigned(self._trees, tree, rows)
+            for i in np.flatnonzero(self.of_tree == tree).tolist():
+                here = inside.get(int(self.leaves[i]), rows[:0])
+                found.append((i, here, weights[here, tree]))
+        return found
+
+
+@dataclass(frozen=True)
+class ForestSettings:
+    """How a forest grows.
+
+    Parameters
+    ----------
+    n_trees, max_depth : int
+    n_columns : int, optional
+        Features looked at in each node; the rounded square root of their number where it is not given.
+    least_cases : int
+        (Drawn) cases on either side of a cut, over all sites.
+    bootstrap : bool
+    group_size : int
+        The study's minimum of cases; see `common.statistics.trees`.
+    seed : int
+        Of the features drawn in each node.
+    """
+
+    n_trees: int = 100
+    max_depth: int = 5
+    n_columns: int | None = None
+    least_cases: int = 5
+    bootstrap: bool = True
+    group_size: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.n_trees, self.max_depth, self.least_cases, self.group_size) < 1 or self.n_trees > MAX_TREES:
+            raise ValueError(f"1..{MAX_TREES} trees; depth, least cases and group size must be positive")
+
+
+@dataclass(frozen=True, eq=False)
+class Forest:
+    """A fitted forest: the mean over the trees of their leaves' class shares."""
+
+    model: TreeModel
+    classes: tuple[str, ...]
+
+    def probabilities(self, table: FeatureTable) -> Matrix:
+        """Probabilities (n_cases, n_classes)."""
+        return self.model.total(table) / len(self.model.trees.roots)
+
+
+def forest(
+    names: Sequence[str], classes: Sequence[str], edges: Matrix, settings: ForestSettings | None = None
+) -> Procedure[Forest]:
+    """Grow a forest on agreed edges (n_features, n_edges), for example `common.statistics.quantiles.balanced_edges`.
+
+    Raises
+    ------
+    StatisticError
+        Where edges do not fit, values are missing, a class is absent, or classes differ between study and site.
+    """
+    names, classes, settings = tuple(names), tuple(classes), settings or ForestSettings()
+    edges = require_edges(edges, names)
+    n_columns = min(settings.n_columns or max(round(len(names) ** 0.5), 1), len(names))
+    trees, importance = Trees.stumps(settings.n_trees), np.zeros(len(names))
+    outputs = np.zeros((settings.n_trees, len(classes)))
+    leaves = of_tree = np.arange(settings.n_trees)
+    for _ in range(settings.max_depth):
+        columns = _drawn_columns(settings, leaves, len(names), n_columns)
+        sums = yield ForestQuery(
+            names=names,
+            edges=edges,
+            classes=classes,
+            roots=trees.roots,
+            feature=trees.feature,
+            cut=trees.cut,
+            left=trees.left,
+            leaves=leaves,
+            of_tree=of_tree,
+            columns=columns,
+            bootstrap=settings.bootstrap,
+            group_size=settings.group_size,
+        )
+        counts = sums["counts"].astype(np.float64)
+        if trees.n_nodes == settings.n_trees:
+            outputs = _class_shares(counts[:, 0, -1], classes)
+        gains, allowed = _gini_gains(counts, settings.least_cases)
+        best = best_cuts(gains, allowed)
+        cut = np.flatnonzero(best.gain > 1e-12)
+        if not cut.size:
+            break
+        feature = columns[cut, best.column[cut]]
+        np.add.at(importance, feature, best.gain[cut])
+        left = counts[cut, best.column[cut], best.edge[cut]]
+        children = np.stack([left, counts[cut, 0, -1] - left], axis=1).reshape(-1, len(classes))
+        first_new = trees.n_nodes
+        trees = trees.with_cuts(leaves[cut], feature, best.edge[cut])
+        outputs = np.concatenate([outputs, children / children.sum(axis=1, keepdims=True)])
+        open_ones = (children > 0).sum(axis=1) > 1
+        leaves = first_new + np.flatnonzero(open_ones)
+        of_tree = np.repeat(of_tree[cut], 2)[open_ones]
+        if not leaves.size:
+            break
+    return Forest(TreeModel(names, edges, trees, outputs, shares(importance)), classes)
+
+
+def _drawn_columns(settings: ForestSettings, leaves: Indices, n_features: int, n_columns: int) -> Indices:
+    if n_columns == n_features:
+        return np.tile(np.arange(n_features), (len(leaves), 1))
+    return np.stack(
+        [
+            np.sort(generator(settings.seed, "forest", int(leaf)).choice(n_features, n_columns, replace=False))
+            for leaf in leaves
+        ]
+    )
+
+
+def _class_shares(counts: Matrix, classes: tuple[str, ...]) -> Matrix:
+    total = counts.sum(axis=1, keepdims=True)
+    if (total == 0).any() or (counts.sum(axis=0) == 0).any():
+        absent = [name for name, n in zip(classes, counts.sum(axis=0), strict=True) if n == 0]
+        raise StatisticError(f"no case to grow trees from: absent classes {', '.join(absent) or 'none'}")
+    found: Matrix = counts / total
+    return found
+
+
+def _gini_gains(counts: Matrix, least_cases: int) -> tuple[Matrix, np.ndarray]:
+    """Fall of impurity times cases at each cut, and where both sides hold enough; (n_leaves, n_columns, n_edges)."""
+    left, total = counts[:, :, :-1], counts[:, :, -1:]
+    right = total - left
+    n_left, n_right, n = left.sum(axis=3), right.sum(axis=3), total.sum(axis=3)
+    allowed = (n_left >= least_cases) & (n_right >= least_cases)
+    gains = (
+        (left**2).sum(axis=3) / np.maximum(n_left, 1)
+        + (right**2).sum(axis=3) / np.maximum(n_right, 1)
+        - (total**2).sum(axis=3) / np.maximum(n, 1)
+    )
+    return gains, allowed
