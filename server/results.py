@@ -154,17 +154,20 @@ def _trainings(study: StudyConfig, store: CheckpointStore) -> Iterator[Training]
 
 
 def _flows(lines: Sequence[Mapping[str, Any]]) -> tuple[Flow, ...]:
-    added: dict[tuple[str, ...], list[float]] = {}
+    added: dict[tuple[str, str, str, str, str], Flow] = {}
     for line in lines:
         if line["event"] != "answer":
             continue
-        key = tuple(str(line[name]) for name in ("site", "phase", "request", "reply", "code"))
-        total = added.setdefault(key, [0, 0, 0, 0.0])
-        for position, amount in enumerate((1, line["bytes_down"], line["bytes_up"], line["seconds"])):
-            total[position] += amount
-    return tuple(
-        Flow(*key, int(n), int(down), int(up), seconds) for key, (n, down, up, seconds) in sorted(added.items())
-    )
+        key = (line["site"], line["phase"], line["request"], line["reply"], line["code"])
+        before = added.get(key, Flow(*key, 0, 0, 0, 0.0))
+        added[key] = replace(
+            before,
+            n_messages=before.n_messages + 1,
+            bytes_down=before.bytes_down + line["bytes_down"],
+            bytes_up=before.bytes_up + line["bytes_up"],
+            seconds=before.seconds + line["seconds"],
+        )
+    return tuple(flow for _, flow in sorted(added.items()))
 
 
 def _waits(lines: Sequence[Mapping[str, Any]]) -> tuple[Wait, ...]:
