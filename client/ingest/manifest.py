@@ -55,7 +55,7 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All rows of a file: ``len(rows) + len(faults)`` is the number of lines with content."""
+    """All rows of a file: ``len(rows) + len(faults)`` is the number of rows with content below the header."""
 
     rows: tuple[CaseRow, ...]
     faults: tuple[CaseError, ...]
@@ -82,7 +82,7 @@ def read_manifest(path: Path, study: StudyConfig, *, data: Path, site: str | Non
     Raises
     ------
     ConfigError
-        If the file cannot be read or has no header.
+        If the file cannot be read, is no CSV, or has no usable header.
     """
     rows, faults, seen = [], [], set()
     for number, cells in _lines(path):
@@ -103,18 +103,30 @@ def read_manifest(path: Path, study: StudyConfig, *, data: Path, site: str | Non
 def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not reader.fieldnames:
-                raise ConfigError(str(path), ["has no header line"])
-            # a short row lacks its last columns; a long one has cells that belong to none (key None)
+            # strict: a quotation mark that is never closed would swallow the rows behind it
+            reader = csv.reader(file, strict=True)
+            header = _header(path, next(reader, []))
+            # a short row lacks its last columns; a long one has cells that belong to none
             return [
-                (reader.line_num, {k: v for k, v in row.items() if isinstance(k, str) and isinstance(v, str)})
-                for row in reader
+                (reader.line_num, dict(zip(header, row, strict=False))) for row in reader if any(map(str.strip, row))
             ]
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(str(path), [f"is not a CSV file in UTF-8: {error}"]) from error
+
+
+def _header(path: Path, cells: Sequence[str]) -> list[str]:
+    """Names of the columns; a spreadsheet's empty columns at the end keep an empty name."""
+    names = [cell.strip() for cell in cells]
+    if not any(names):
+        raise ConfigError(str(path), ["has no header line"])
+    if len(names) == 1 and ";" in names[0]:
+        raise ConfigError(str(path), ["has columns that semicolons part, expected commas"])
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ConfigError(str(path), [f"column given twice: {name}" for name in twice])
+    return names
 
 
 def _row(case_id: str, cells: Mapping[str, str], study: StudyConfig, *, data: Path, site: str | None) -> CaseRow:
@@ -154,23 +166,29 @@ def _site(case_id: str, cells: Mapping[str, str], study: StudyConfig, site: str 
 def _outcome(case_id: str, cells: Mapping[str, str], study: StudyConfig) -> tuple[float, ...]:
     outcome = study.outcome
     if isinstance(outcome, ClassOutcomeConfig):
-        got = _outcome_cell(case_id, cells, outcome.column)
-        if got not in outcome.values:
-            expected = ", ".join(outcome.values)
-            reason = f"{outcome.column} is {got!r}, expected one of {expected}"
-            raise CaseError(case_id, reason, code=Code.OUTCOME_INVALID)
-        return (float(outcome.values.index(got)),)
+        return (float(outcome.values.index(_label(case_id, cells, outcome.column, outcome.values))),)
     if isinstance(outcome, ScalarOutcomeConfig):
         return (_outcome_number(case_id, cells, outcome.column),)
     return _survival(case_id, cells, outcome)
 
 
 def _survival(case_id: str, cells: Mapping[str, str], outcome: SurvivalOutcomeConfig) -> tuple[float, ...]:
-    event = _outcome_cell(case_id, cells, outcome.event_column) in outcome.event_values
+    known = outcome.event_values + outcome.censored_values
+    event = _label(case_id, cells, outcome.event_column, known) in outcome.event_values
     days = _outcome_number(case_id, cells, outcome.time_column)
     if days <= 0:
         raise CaseError(case_id, f"{outcome.time_column} is {days:g}, expected > 0", code=Code.OUTCOME_INVALID)
     return float(event), days
+
+
+def _label(case_id: str, cells: Mapping[str, str], column: str, known: Sequence[str]) -> str:
+    """The cell, which is one of ``known``; a label may be a word that elsewhere means "not known"."""
+    got = _cell(case_id, cells, column)
+    if got not in known:
+        _outcome_cell(case_id, cells, column)
+        reason = f"{column} is {got!r}, expected one of {', '.join(known)}"
+        raise CaseError(case_id, reason, code=Code.OUTCOME_INVALID)
+    return got
 
 
 def _outcome_cell(case_id: str, cells: Mapping[str, str], column: str) -> str:
@@ -188,6 +206,9 @@ def _outcome_number(case_id: str, cells: Mapping[str, str], column: str) -> floa
 
 
 def _number(text: str) -> float | None:
+    """A finite number; Python's ``1_000`` is none in a spreadsheet."""
+    if "_" in text:
+        return None
     try:
         number = float(text)
     except ValueError:
@@ -199,7 +220,7 @@ def _clinical(case_id: str, cells: Mapping[str, str], columns: Sequence[Clinical
     coded: dict[str, float] = {}
     for column in columns:
         got = _cell(case_id, cells, column.column)
-        if got.lower() in MISSING:
+        if got.lower() in MISSING and got not in column.values:
             if column.missing == "exclude":
                 raise CaseError(case_id, f"{column.column} is empty", code=Code.CLINICAL_MISSING)
             coded |= dict.fromkeys(clinical_names([column]), math.nan)
@@ -238,6 +259,11 @@ def _paths(case_id: str, cells: Mapping[str, str], image: ImageConfig, data: Pat
         if relative.is_absolute() or ".." in relative.parts:
             raise CaseError(case_id, f"{image.name} {part} path leaves the data folder", code=Code.CASE_INVALID)
         found[part] = data / relative
-        if not found[part].is_file():
+        try:
+            exists = found[part].is_file()
+        except OSError as error:
+            reason = f"cannot look for {found[part]}: {error.strerror or error}"
+            raise CaseError(case_id, reason, code=Code.FILE_UNREADABLE) from error
+        if not exists:
             raise CaseError(case_id, f"no file {found[part]}", code=Code.FILE_MISSING)
     return ImagePaths(found["image"], found["roi"])

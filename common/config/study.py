@@ -66,6 +66,8 @@ class SurvivalOutcomeConfig(Frozen):
 
     Parameters
     ----------
+    event_values, censored_values : tuple of str
+        Cells that say that the event came, or that it had not come; any other cell is a wrong label.
     interval_ends_days : tuple of float
         Rising ends of the intervals in which the hazard is predicted.
     """
@@ -73,6 +75,7 @@ class SurvivalOutcomeConfig(Frozen):
     kind: Literal["survival"]
     event_column: ColumnName
     event_values: Annotated[tuple[str, ...], Field(min_length=1)]
+    censored_values: Annotated[tuple[str, ...], Field(min_length=1)]
     time_column: ColumnName
     interval_ends_days: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
@@ -80,6 +83,8 @@ class SurvivalOutcomeConfig(Frozen):
     def _consistent(self) -> SurvivalOutcomeConfig:
         faults = list(rising("interval_ends_days", self.interval_ends_days))
         require(self.event_column != self.time_column, "event_column and time_column must differ", faults)
+        both = sorted(set(self.event_values) & set(self.censored_values))
+        require(not both, f"values stand for the event and for its absence: {', '.join(both)}", faults)
         refuse(faults)
         return self
 

@@ -215,12 +215,13 @@ def test_a_table_model_needs_a_table():
 
 
 def test_survival_intervals_rise_and_columns_differ():
-    outcome = 'kind = "survival"\nevent_column = "dead"\nevent_values = ["1"]\ntime_column = "dead"\n'
+    outcome = 'kind = "survival"\nevent_column = "dead"\nevent_values = ["1"]\ncensored_values = ["1"]\ntime_column = "dead"\n'
     text = STUDY[: STUDY.index("[outcome]")] + "[outcome]\n" + outcome + "interval_ends_days = [365, 180]\n"
     found = faults_of(text + STUDY[STUDY.index("[[images]]") :])
     assert found == [
         "outcome: interval_ends_days: 365, 180 must rise",
         "outcome: event_column and time_column must differ",
+        "outcome: values stand for the event and for its absence: 1",
     ]
 
 
