@@ -18,6 +18,7 @@ from common.statistics.forest import ForestQuery
 from common.statistics.leakage import BatchOutcomeQuery, CovariateOutcomeQuery
 from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
 from common.statistics.logistic import LogisticQuery
+from common.statistics.margins import MarginQuery
 from common.statistics.moments import MomentQuery
 from common.statistics.pca import CovarianceProductQuery, CovarianceQuery
 from common.statistics.procedure import Query
@@ -45,6 +46,7 @@ QUERIES: tuple[type[Query], ...] = (
     CoxBinsQuery,
     ForestQuery,
     BoostingQuery,
+    MarginQuery,
 )
 """Every question there is."""
 

@@ -7,6 +7,7 @@ import numpy as np
 from common.statistics.boosting import BoostingQuery
 from common.statistics.cox import CoxBinsQuery, CoxStrataQuery
 from common.statistics.forest import ForestQuery
+from common.statistics.margins import MarginQuery
 from common.statistics.procedure import Cohort, Query
 from tests.common.statistics.cohorts import by_batch, cohort, split
 from tests.common.statistics.survival_cohorts import survival_cohort
@@ -32,6 +33,7 @@ MODEL_EXAMPLES: tuple[Query, ...] = (
         1,
     ),
     BoostingQuery(NAMES, EDGES, "logistic", -0.2, *TREES, np.array([0.1, 0, 0, 0]), np.array([2, 3]), 1),
+    MarginQuery(NAMES, *STANDARD, 6, 0.2, 3, "squared_hinge", 0.1, np.full(7, 0.1)),
 )
 
 _CLASSES = cohort(80, 4, seed=4)
