@@ -10,6 +10,7 @@ for MR).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -256,6 +257,40 @@ ImagingStep = Annotated[
     | Anisotropy,
     Field(discriminator="kind"),
 ]
+
+
+Modality = Literal["CT", "MR", "PET"]
+
+_ONLY_FOR: Mapping[str, tuple[Modality, ...]] = {
+    "round_hu": ("CT",),
+    "suv_check": ("PET",),
+    "n4": ("MR",),
+    "nyul": ("MR",),
+    "white_stripe": ("MR",),
+}
+_RESCALING = ("window", "zscore", "nyul", "white_stripe")
+"""After these, intensities are no longer in the image's unit."""
+
+
+def step_faults(steps: Sequence[ImagingStep], *, modality: Modality) -> list[str]:
+    """What is wrong with steps in this order for this modality, a sentence each; for the validator of a study file."""
+    faults: list[str] = []
+    rescaled_by = resegmented = ""
+    for number, step in enumerate(steps, start=1):
+        where = f"step {number} ({step.kind})"
+        if modality not in _ONLY_FOR.get(step.kind, (modality,)):
+            faults.append(f"{where}: is for {' and '.join(_ONLY_FOR[step.kind])}, this image is {modality}")
+        if rescaled_by and step.kind in {"round_hu", "suv_check", "check_range", "n4", *_RESCALING}:
+            faults.append(f"{where}: comes after {rescaled_by}, which leaves other units")
+        if resegmented and step.kind == "resample":
+            faults.append(f"{where}: comes after resegment; IBSI resegments on the new grid")
+        if step.kind in _RESCALING:
+            rescaled_by = step.kind
+        resegmented = resegmented or (step.kind if step.kind == "resegment" else "")
+    waiting = [number for number, step in enumerate(steps, start=1) if step.kind == "nyul"]
+    if len(waiting) > 1:
+        faults.append(f"steps {', '.join(map(str, waiting))}: nyul can be there once")
+    return faults
 
 
 def _rises(values: tuple[float, ...]) -> bool:
