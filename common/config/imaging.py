@@ -280,7 +280,7 @@ def step_faults(steps: Sequence[ImagingStep], *, modality: Modality) -> list[str
         where = f"step {number} ({step.kind})"
         if modality not in _ONLY_FOR.get(step.kind, (modality,)):
             faults.append(f"{where}: is for {' and '.join(_ONLY_FOR[step.kind])}, this image is {modality}")
-        if rescaled_by and step.kind in {"round_hu", "suv_check", "check_range", "n4", *_RESCALING}:
+        if rescaled_by and step.kind in {"round_hu", "suv_check", "check_range", "n4"}:
             faults.append(f"{where}: comes after {rescaled_by}, which leaves other units")
         if resegmented and step.kind == "resample":
             faults.append(f"{where}: comes after resegment; IBSI resegments on the new grid")
