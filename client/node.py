@@ -222,6 +222,8 @@ class _Session:
 
     def answer_next(self) -> None:
         """Wait for a request, answer it, and confirm it after the reply has left."""
+        if self._stop.is_set():
+            raise StoppedError
         node = self._node
         waiting = self._insist(lambda: self._client.PullMessages(PullMessagesRequest(node=node)))
         if self._stop.is_set():
@@ -316,7 +318,8 @@ class _Session:
                 )
             except httpx.HTTPError as error:
                 self._meet_again(error)
-        node = self._node
+        with self._introducing:  # an introduction under way is finished first
+            node = self._node
         if node is not None:
             with suppress(httpx.HTTPError):  # a coordinator that is gone need not hear it
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))

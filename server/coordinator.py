@@ -105,7 +105,10 @@ class FlowerFederation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._server.loop is not None:
+            self._server.loop.call_soon_threadsafe(self._listener.close)
         self._server.stop()
+        self._listener.release()
 
     @property
     def port(self) -> int:

@@ -219,15 +219,29 @@ class FleetListener:
         self._long_poll_s = long_poll_s
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="fedrad-fleet")
         self._waiting: dict[int, set[asyncio.Event]] = {}
+        self._closing = False
 
     def wake(self, node_id: int) -> None:
         """End the long polls of a node, to look again; call it in the event loop's thread."""
         for event in self._waiting.get(node_id, ()):
             event.set()
 
+    def close(self) -> None:
+        """End all long polls; call it in the event loop's thread."""
+        self._closing = True
+        for node_id in list(self._waiting):
+            self.wake(node_id)
+
+    def release(self) -> None:
+        """End the worker threads, after the last request."""
+        self._workers.shutdown()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope["path"]
+        if self._closing:
+            await _respond(send, Reply(503, b'{"detail":"The coordinator is stopping"}', close=True))
+            return
         if scope["type"] != "http" or scope["method"] != "POST" or path not in HANDLERS:
             await _respond(send, Reply(404, b'{"detail":"Not Found"}'))
             return
@@ -292,7 +306,7 @@ class FleetListener:
                 ready.cancel()
                 if gone.done():
                     return None
-                if self._state.generation.get(node_id) != generation:
+                if self._closing or self._state.generation.get(node_id) != generation:
                     return Reply(200, b"")
         finally:
             gone.cancel()

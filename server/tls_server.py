@@ -32,6 +32,8 @@ READ_AHEAD_BYTES = 8 << 20
 """Body bytes taken from the network before the application must read; uvicorn's 64 KB stop and start each chunk."""
 
 START_S = 10.0
+ABORT_S = 0.05
+"""For the event loop to let go of connections that were cut off."""
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -174,6 +176,9 @@ class TlsServer:
         self.loop = asyncio.get_running_loop()
         self.loop.call_soon(self._announce)
         await self._server.serve(sockets=[self._socket] if self._socket else [])
+        for left in list(self._server.server_state.connections):  # peers that did not close in time
+            left.transport.abort()
+        await asyncio.sleep(ABORT_S)
 
     def _announce(self) -> None:
         """Tell `start` as soon as uvicorn accepts connections."""
