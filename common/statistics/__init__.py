@@ -14,6 +14,7 @@ from common.statistics.boosting import BoostingQuery
 from common.statistics.codec import FieldValue, decode_fields, encode_fields
 from common.statistics.combat import CombatCrossQuery, CombatResidualQuery, CombatTotalsQuery
 from common.statistics.cox import CoxBinsQuery, CoxStrataQuery
+from common.statistics.discrete_survival import HazardQuery
 from common.statistics.forest import ForestQuery
 from common.statistics.leakage import BatchOutcomeQuery, CovariateOutcomeQuery
 from common.statistics.linear_sums import GramRowsQuery, LinearSumsQuery
@@ -47,6 +48,7 @@ QUERIES: tuple[type[Query], ...] = (
     ForestQuery,
     BoostingQuery,
     MarginQuery,
+    HazardQuery,
 )
 """Every question there is."""
 

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from common.errors import StatisticError
 from common.outcomes import SurvivalOutcome
 from common.statistics.columns import Indices, Matrix, complete_columns
 from common.statistics.moments import moments
 from common.statistics.procedure import Cohort, Procedure, Query, Sums
+from common.statistics.risk_sets import PartialLikelihood, partial_likelihood, risk_sums
 from common.tables import FeatureTable
 
 Ties = Literal["efron", "breslow"]
@@ -79,13 +81,13 @@ class CoxStrataQuery:
         outcome = survival_outcome(cohort)
         values, score = _standardised(cohort, self)
         p = len(self.names)
-        sums = _Likelihood(0.0, np.zeros(p), np.zeros((p, p)))
+        sums = PartialLikelihood(0.0, np.zeros(p), np.zeros((p, p)))
         for rows in self._strata_rows(cohort):
             ends, column = np.unique(outcome.time_days[rows], return_inverse=True)
             # within a stratum a shift of all scores cancels: the largest becomes 0
             shift = float(score[rows].max())
-            risk = _risk_sums(values[rows], score[rows] - shift, outcome.event[rows], column, len(ends))
-            sums = sums.plus(_likelihood(risk, self.ties))
+            risk = risk_sums(values[rows], score[rows] - shift, outcome.event[rows], column, len(ends))
+            sums = sums.plus(partial_likelihood(risk, self.ties))
         return {
             "cases": np.array([len(outcome), outcome.event.sum()], dtype=np.int64),
             "log_likelihood": np.array([sums.value]),
@@ -133,7 +135,7 @@ class CoxBinsQuery:
     def summarise(self, cohort: Cohort) -> Sums:
         values, score = _standardised(cohort, self)
         event, column = self._binned(cohort)
-        risk = _risk_sums(values, score, event, column, len(self.ends_days) + 1)
+        risk = risk_sums(values, score, event, column, len(self.ends_days) + 1)
         return {"cases": np.array([len(event), event.sum()], dtype=np.int64), **risk}
 
     def case_counts(self, cohort: Cohort) -> Indices:
@@ -141,7 +143,7 @@ class CoxBinsQuery:
         n = len(self.ends_days) + 1
         return np.stack([np.bincount(column[keep], minlength=n) for keep in (event, ~event)]).astype(np.int64)
 
-    def _binned(self, cohort: Cohort) -> tuple[np.ndarray, Indices]:
+    def _binned(self, cohort: Cohort) -> tuple[npt.NDArray[np.bool_], Indices]:
         outcome = survival_outcome(cohort)
         column = np.searchsorted(self.ends_days, outcome.time_days, side="left")
         return outcome.event & (column < len(self.ends_days)), column
@@ -199,8 +201,8 @@ def cox(
     def ask(centres: Matrix, scales: Matrix, at: Matrix) -> Query:
         return CoxStrataQuery(names, strata, ties, centres, scales, at)
 
-    def read(sums: Sums) -> _Likelihood:
-        return _Likelihood(float(sums["log_likelihood"][0]), sums["gradient"], sums["information"])
+    def read(sums: Sums) -> PartialLikelihood:
+        return PartialLikelihood(float(sums["log_likelihood"][0]), sums["gradient"], sums["information"])
 
     return (yield from _newton(names, ask, read, penalty))
 
@@ -220,25 +222,13 @@ def cox_on_bins(
     def ask(centres: Matrix, scales: Matrix, at: Matrix) -> Query:
         return CoxBinsQuery(names, ends, centres, scales, at)
 
-    return (yield from _newton(names, ask, lambda sums: _likelihood(sums, ties), penalty))
-
-
-@dataclass(frozen=True, eq=False)
-class _Likelihood:
-    value: float
-    gradient: Matrix
-    information: Matrix
-
-    def plus(self, other: _Likelihood) -> _Likelihood:
-        return _Likelihood(
-            self.value + other.value, self.gradient + other.gradient, self.information + other.information
-        )
+    return (yield from _newton(names, ask, lambda sums: partial_likelihood(sums, ties), penalty))
 
 
 def _newton(
     names: tuple[str, ...],
     ask: Callable[[Matrix, Matrix, Matrix], Query],
-    read: Callable[[Sums], _Likelihood],
+    read: Callable[[Sums], PartialLikelihood],
     penalty: float,
 ) -> Procedure[CoxModel]:
     """Newton's method with halved steps on standardised features."""
@@ -303,43 +293,6 @@ def _standardised(cohort: Cohort, query: CoxStrataQuery | CoxBinsQuery) -> tuple
     if score.size and np.abs(score).max() > LARGEST_SCORE:
         raise StatisticError("scores grow without limit: the features order the events, or a case is far outside")
     return values, score
-
-
-def _risk_sums(values: Matrix, score: Matrix, event: np.ndarray, column: Indices, n_times: int) -> dict[str, Matrix]:
-    """Sums of exp(score) (1, x, x x') over the cases that leave at each time, and over those with the event."""
-    weight = np.exp(score)
-    sums: dict[str, Matrix] = {}
-    for name, keep in (("leaving", np.ones(len(score), dtype=bool)), ("dying", event)):
-        x, w, c = values[keep], weight[keep], column[keep]
-        member = np.zeros((n_times, len(c)))
-        member[c, np.arange(len(c))] = w
-        sums[f"{name}_0"], sums[f"{name}_1"] = member.sum(axis=1), member @ x
-        outer = (x[:, :, None] * x[:, None, :]).reshape(len(x), x.shape[1] ** 2)
-        sums[f"{name}_2"] = (member @ outer).reshape(n_times, x.shape[1], x.shape[1])
-    sums["deaths"] = np.bincount(column[event], minlength=n_times).astype(np.float64)
-    sums["death_scores"] = np.array([score[event].sum()])
-    sums["death_values"] = values[event].sum(axis=0)
-    return sums
-
-
-def _likelihood(risk: Sums, ties: str) -> _Likelihood:
-    """Partial likelihood from sums a time: deaths d share denominators S - (l / d) D, l = 0..d-1 (Breslow: S)."""
-    at_risk = [risk[f"leaving_{power}"][::-1].cumsum(axis=0)[::-1] for power in range(3)]
-    dying = [risk[f"dying_{power}"] for power in range(3)]
-    deaths = risk["deaths"]
-    value = float(risk["death_scores"][0])
-    gradient: Matrix = risk["death_values"].astype(np.float64)
-    information: Matrix = np.zeros(at_risk[2].shape[1:])
-    for tie in range(int(deaths.max(initial=0))):
-        times = np.flatnonzero(deaths > tie)
-        share = tie / deaths[times] if ties == "efron" else np.zeros(len(times))
-        s0 = at_risk[0][times] - share * dying[0][times]
-        s1 = (at_risk[1][times] - share[:, None] * dying[1][times]) / s0[:, None]
-        s2 = np.tensordot(1 / s0, at_risk[2][times], axes=1) - np.tensordot(share / s0, dying[2][times], axes=1)
-        value -= float(np.log(s0).sum())
-        gradient = gradient - s1.sum(axis=0)
-        information = information + s2 - s1.T @ s1
-    return _Likelihood(value, gradient, information)
 
 
 def _require_regular(information: Matrix, names: tuple[str, ...]) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from common.errors import StatisticError
-from common.statistics.margins import MAX_RANDOM, MarginModel, fit_margins, standardised_map
+from common.statistics.feature_map import MAX_RANDOM, standardised_map
+from common.statistics.margins import MarginModel, fit_margins
 from common.statistics.procedure import Procedure
 
 

@@ -18,9 +18,8 @@ from scipy.special import expit
 
 from common.errors import StatisticError
 from common.outcomes import ClassOutcome
-from common.rng import generator
-from common.statistics.columns import Indices, Matrix, complete_columns, listed, response
-from common.statistics.moments import moments
+from common.statistics.columns import Indices, Matrix, response
+from common.statistics.feature_map import FeatureMap, standardised_map
 from common.statistics.outcome_groups import outcome_group_sizes
 from common.statistics.procedure import Cohort, Procedure, Sums
 from common.tables import FeatureTable
@@ -31,58 +30,9 @@ MarginLoss = Literal["logistic", "squared_hinge", "squared"]
 MAX_SCORE = 30.0
 """Largest |score| of a case of two classes that a site computes with; beyond it the loss would single out cases."""
 
-MAX_RANDOM = 2_000
 MAX_STEPS = 100
 SETTLED = 1e-18
 """Newton stops where half the squared step in the metric of the Hessian falls below this."""
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureMap:
-    """Standardised features, or random Fourier features of them.
-
-    Parameters
-    ----------
-    names : tuple of str
-    centres, scales : ndarray of float64, shape (n_features,)
-    n_random : int
-        0 for the standardised features themselves.
-    gamma : float
-        Of the kernel ``exp(-gamma |x - y|^2)`` that the random features approximate.
-    draw : int
-        Seed of the random features: all sites draw the same.
-    """
-
-    names: tuple[str, ...]
-    centres: Matrix
-    scales: Matrix
-    n_random: int = 0
-    gamma: float = 1.0
-    draw: int = 0
-
-    def __post_init__(self) -> None:
-        for vector in (self.centres, self.scales):
-            if vector.shape != (len(self.names),):
-                raise ValueError(f"vector of shape {vector.shape} does not fit {len(self.names)} features")
-        if not (self.scales > 0).all() or not self.gamma > 0:
-            raise ValueError("scales and gamma must be positive")
-        if not 0 <= self.n_random <= MAX_RANDOM:
-            raise ValueError(f"at most {MAX_RANDOM} random features, got {self.n_random}")
-
-    @property
-    def n_outputs(self) -> int:
-        return self.n_random or len(self.names)
-
-    def apply(self, table: FeatureTable) -> Matrix:
-        """Mapped features (n_cases, n_outputs)."""
-        values: Matrix = (complete_columns(table, self.names) - self.centres) / self.scales
-        if not self.n_random:
-            return values
-        rng = generator(self.draw, "fourier", self.n_random)
-        frequencies = rng.standard_normal((len(self.names), self.n_random)) * math.sqrt(2 * self.gamma)
-        phases = rng.uniform(0, 2 * math.pi, self.n_random)
-        mapped: Matrix = math.sqrt(2 / self.n_random) * np.cos(values @ frequencies + phases)
-        return mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,17 +167,6 @@ def linear_svm(names: Sequence[str], *, penalty: float, softness: float = 0.0) -
     """Linear support vectors with squared hinge; see `MarginQuery` for ``softness``. StatisticError as above."""
     feature_map = yield from standardised_map(names)
     return (yield from fit_margins(feature_map, "squared_hinge", penalty=penalty, softness=softness))
-
-
-def standardised_map(names: Sequence[str]) -> Procedure[FeatureMap]:
-    """Means and standard deviations over all cases of all sites, as a map."""
-    names = tuple(names)
-    learned = (yield from moments(names)).require_present()
-    scales = np.sqrt(learned.m2 / learned.present)
-    constant = np.flatnonzero(scales <= 1e-12 * np.abs(learned.mean))
-    if constant.size:
-        raise StatisticError(f"constant features have no coefficient: {listed(names, constant)}")
-    return FeatureMap(names, learned.mean, scales)
 
 
 def fit_margins(

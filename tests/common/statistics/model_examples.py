@@ -6,6 +6,7 @@ import numpy as np
 
 from common.statistics.boosting import BoostingQuery
 from common.statistics.cox import CoxBinsQuery, CoxStrataQuery
+from common.statistics.discrete_survival import HazardQuery
 from common.statistics.forest import ForestQuery
 from common.statistics.margins import MarginQuery
 from common.statistics.procedure import Cohort, Query
@@ -34,6 +35,7 @@ MODEL_EXAMPLES: tuple[Query, ...] = (
     ),
     BoostingQuery(NAMES, EDGES, "logistic", -0.2, *TREES, np.array([0.1, 0, 0, 0]), np.array([2, 3]), 1),
     MarginQuery(NAMES, *STANDARD, 6, 0.2, 3, "squared_hinge", 0.1, np.full(7, 0.1)),
+    HazardQuery(NAMES, *STANDARD, np.array([100.0, 400.0, 900.0]), np.full(3, -1.0), np.full(4, 0.1)),
 )
 
 _CLASSES = cohort(80, 4, seed=4)

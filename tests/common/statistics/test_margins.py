@@ -13,8 +13,9 @@ from sklearn.svm import SVC, LinearSVC
 
 from common.errors import GateError, StatisticError
 from common.statistics import decode_query, encode_query
+from common.statistics.feature_map import FeatureMap
 from common.statistics.kernel import rbf_svm
-from common.statistics.margins import FeatureMap, linear_svm, ridge_logistic, ridge_regression
+from common.statistics.margins import linear_svm, ridge_logistic, ridge_regression
 from common.statistics.procedure import run
 from common.statistics.small_cell import release
 from tests.common.statistics.cohorts import ask_and_record, cohort, solve, split, take
