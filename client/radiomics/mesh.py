@@ -1,15 +1,14 @@
-"""The surface of an ROI: area, volume and corner points of the marching-cubes mesh between voxel centres.
+"""The surface of an ROI: area, volume and outer points of the marching-cubes mesh between voxel centres.
 
-Each cube of 2 x 2 x 2 voxels has one of 256 patterns. The mesh cuts cube edges half-way (IBSI reference manual 3.1), so
-area and volume follow from counting patterns: no mesh is built. Pattern numbers give voxel ``(z, y, x)`` of the cube
-the bit ``4 z + 2 y + x``. The triangles of ambiguous patterns are those of pyradiomics 3.0.1, so that values agree.
+Each cube of 2 x 2 x 2 voxels has one of 256 patterns (see ``mesh_patterns``). The mesh cuts cube edges half-way (IBSI
+reference manual 3.1), so area and volume follow from counting patterns: no mesh is built.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,57 +16,43 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from client.radiomics.compiled import kernel
+from client.radiomics.mesh_patterns import Triangles, closed_triangles, symmetric_triangles, table_triangles
 
 Vector = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
-EDGES = "01 02 04 13 15 23 26 37 45 46 57 67"
-"""The cube's edges a to l as pairs of corners."""
-
-TRIANGLES = (
-    "- bac dea bdccde bgf cgagfa bgfdea cgegfefde dfh bacdfh eahhaf bfcchecfh bgdghd cghchahda bgaghegea "
-    "cgeghe cij bajjai cijdea bdjjdiide bgfcij gfjjfiifa bgfcijdea gfjjfiifeefd cijdfh bajjaidfh cijeahhaf "
-    "bfjjfiifeefh bgdghdcij ghjjaijhaahd bgaghegeacij gejjeighe eki baceki dkakia bkcckibdk bgfeki cgagfaeki "
-    "bgfdkakia cgigfifdidki dfheki bacdfheki hkfkifiaf bfccfiifkkfh bgdghdeki cghchahdaeki bgaghkgkakia "
-    "cghchihki cejjek bkjbakkae cajjdkjad bdjjdk bgfcejjek gfjjekjfeefa bgfcajjdkjad gfjjdkjfd cejjekdfh "
-    "bkjbakkaedfh cajjhkjahhaf bkjbfkkfh bgdghdcejjek gajjakkaeghaahd bgaghahkakjajca ghjjhk gjl baggallajjac "
-    "gjldea blgbdllcjleclde bjfjlf cjajlalfa bjejlelfefdebea cjejlfjfefde gjfjldlhdjdf bfgcjajlalhahda "
-    "gjfjlhjhejeajaf bfgcjhjlhche bjdjldlhd cjajlalhahda bjajlalhahea cjhjlhche ciggil baggallai "
-    "cdggdlldiidecad bdggilgdiide bcfcifilf aifilf bcadefeifilf defeifilf cdggdfciddlhdil bfgdahhallai "
-    "caggafeihhil bfgeihhil bcdcilcldlhd dahhallai bcaeihhil eihhil gjejiegelekl baggallakkaecji "
-    "gjigiagadgdkgkl bkggklbdkcji bjejiebefeklelf cjiekaklalfa bjajiadkfklf cjidkfklf gjfjifiefedfhkl "
-    "bfgcjidaehkl gjfjifiafhkl bfgcjihkl bjdjidiedhkl cjidaehkl bjajiahkl cjihkl ceggellek baggallakkae "
-    "caggallakkad bkggklbdk bcfcekckfklf ekaklalfa bcadkfklf dkfklf ceggeffedhkl bfgdaehkl caggafhkl bfghkl "
-    "bcdcedhkl daehkl bcahkl hkl "
-)
-"""Three edges a triangle, patterns 0 to 127, outside on the side of the normal; 255 - k is k inside out."""
+N_SYMMETRIES = 48
+"""Flips and turns of a cube."""
 
 
-def surface_and_volume(roi: npt.NDArray[np.bool_], *, spacing_mm: Sequence[float]) -> tuple[float, float]:
-    """Area in mm2 and enclosed volume in mm3 of the mesh around an ROI (D, H, W)."""
-    padded = np.pad(roi, 1).view(np.uint8)
-    counts, positions = _count_patterns(padded)
+def surface_and_volume(
+    roi: npt.NDArray[np.bool_], *, spacing_mm: Sequence[float], table: Literal["symmetric", "pyradiomics"]
+) -> tuple[float, float]:
+    """Area in mm2 and enclosed volume in mm3 of the mesh around an ROI (D, H, W).
+
+    With the table of pyradiomics, area and volume of a ragged ROI change with flips and shifts; the symmetric one takes
+    means over all flips, with holes of the mesh closed. Of smooth ROIs both agree to a permille.
+    """
+    counts, positions = _count_patterns(np.pad(roi, 1).view(np.uint8))
     spacing = np.asarray(spacing_mm, dtype=np.float64)
-    owner, normals, at_origin = _triangles()
-    both = (counts + counts[::-1])[:128]
-    lengths = np.linalg.norm(normals * spacing.prod() / spacing, axis=1)
-    area = 0.5 * float(both[owner] @ lengths)
-    inward = (counts - counts[::-1])[:128].astype(np.float64)
-    shift = (positions - positions[::-1])[:128].astype(np.float64)
-    volume = float(inward[owner] @ at_origin + np.einsum("ij,ij->", shift[owner], normals)) / 6
-    return area, abs(volume) * float(spacing.prod())
+    if table == "pyradiomics":
+        triangles = table_triangles()
+        return _area(triangles, counts, spacing), _volume(triangles, counts, positions, spacing)
+    area = _area(symmetric_triangles(), counts, spacing) / N_SYMMETRIES
+    return area, _volume(closed_triangles(), counts, positions, spacing) / N_SYMMETRIES
 
 
-@cache
-def _triangles() -> tuple[npt.NDArray[np.int64], Vector, Vector]:
-    """Of each triangle the pattern (n,), twice the area vector (n, 3), six times the volume with the origin (n,)."""
-    corners = np.array([[k >> 2 & 1, k >> 1 & 1, k & 1] for k in range(8)], dtype=np.float64)
-    middles = np.array([corners[[int(edge[0]), int(edge[1])]].mean(axis=0) for edge in EDGES.split()])
-    owner = [k for k, edges in enumerate(TRIANGLES.split()) if edges != "-" for _ in range(len(edges) // 3)]
-    letters = TRIANGLES.replace("-", "").replace(" ", "")
-    triangles = middles[[ord(edge) - ord("a") for edge in letters]].reshape(-1, 3, 3)
-    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    return np.array(owner), normals, np.einsum("ij,ij->i", triangles[:, 0], normals)
+def _area(triangles: Triangles, counts: Integers, spacing: Vector) -> float:
+    lengths = np.linalg.norm(triangles.area_vector * spacing.prod() / spacing, axis=1)
+    return 0.5 * float(counts[triangles.pattern] @ lengths)
+
+
+def _volume(triangles: Triangles, counts: Integers, positions: Integers, spacing: Vector) -> float:
+    """Sum of tetrahedra with the origin; a cube elsewhere adds its place times its area vectors."""
+    at_origin = counts[triangles.pattern] @ triangles.volume
+    moved = np.einsum("ij,ij->", positions[triangles.pattern].astype(np.float64), triangles.area_vector)
+    return abs(float(at_origin + moved)) / 6 * float(spacing.prod())
 
 
 def outer_points(roi: npt.NDArray[np.bool_]) -> Points:
@@ -115,7 +100,7 @@ def _line_ends(roi: npt.NDArray[np.bool_], axis: int) -> Points:
 
 
 @kernel
-def _count_patterns(roi: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _count_patterns(roi: npt.NDArray[np.uint8]) -> tuple[Integers, Integers]:
     """How often each pattern occurs (256,), and the sums of its positions (256, 3)."""
     counts = np.zeros(256, np.int64)
     positions = np.zeros((256, 3), np.int64)

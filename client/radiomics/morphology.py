@@ -47,7 +47,7 @@ def morphological_features(
         Of the intensity ROI, in C order.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
-    area, volume = mesh.surface_and_volume(roi, spacing_mm=spacing_mm)
+    area, volume = mesh.surface_and_volume(roi, spacing_mm=spacing_mm, table="symmetric")
     hull = mesh.hull(mesh.outer_points(roi) * spacing)
     corners = hull.points[hull.vertices]
     places = np.argwhere(roi) * spacing
@@ -86,7 +86,7 @@ def morphological_features(
 def pyradiomics_shape(roi: Mask, *, spacing_mm: Sequence[float]) -> dict[str, float]:
     """The 14 shape features of pyradiomics 3.0.1 (axis lengths from the population covariance)."""
     spacing = np.asarray(spacing_mm, dtype=np.float64)
-    area, volume = mesh.surface_and_volume(roi, spacing_mm=spacing_mm)
+    area, volume = mesh.surface_and_volume(roi, spacing_mm=spacing_mm, table="pyradiomics")
     hull = mesh.hull(mesh.outer_points(roi) * spacing)
     places = np.argwhere(roi) * spacing
     axes = _axis_lengths(places, ddof=0)

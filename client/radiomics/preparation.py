@@ -25,6 +25,14 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating]
 
 
+POINTWISE = ("square", "squareroot", "logarithm", "exponential")
+"""Filters that scale to the largest magnitude of the whole image."""
+
+TIE_DECIMALS = 3
+"""Interpolated intensities are rounded to this many decimals before they are rounded to integers: half-way between two
+voxels, the last bit of the spacing of an oblique image must not decide."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A case on its grid, cut to the ROI.
@@ -47,8 +55,9 @@ class Prepared:
 
     @property
     def intensities(self) -> Floats:
-        box: Floats = self.scene.array[self.scene.box.slices]  # type: ignore[assignment]  # prepare checks the kind
-        return box
+        """The image in the box; integers as float64, so that no sum overflows."""
+        box = self.scene.array[self.scene.box.slices]
+        return box if box.dtype.kind == "f" else box.astype(np.float64)  # type: ignore[return-value]  # its kind is f
 
     def neighbourhood(self, margin_mm: float) -> tuple[Floats, Mask]:
         """The image in the box and around it as far as it goes, and the intensity ROI in that."""
@@ -85,9 +94,6 @@ def prepare(image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id:
     return Prepared(scene, inside.array.astype(np.bool_), kept)
 
 
-POINTWISE = ("square", "squareroot", "logarithm", "exponential")
-
-
 def _check_pair(image: Volume, roi: Volume, *, case_id: str) -> None:
     if image.array.dtype.kind not in "iuf" or roi.array.dtype != np.bool_:
         raise TypeError(f"expected real intensities and a bool ROI, got {image.array.dtype} and {roi.array.dtype}")
@@ -115,7 +121,9 @@ def _on_study_grid(image: Volume, roi: Volume, settings: RadiomicsSettings, *, c
     if not new_roi.array.any():
         raise CaseError(case_id, "the ROI is smaller than a voxel of the study grid", code=Code.ROI_TOO_SMALL)
     array = new_image.array.astype(np.float64)
-    return Volume(np.rint(array) if settings.round_intensities else array, new_image.affine), new_roi
+    if settings.round_intensities:
+        array = np.rint(np.round(array, TIE_DECIMALS))
+    return Volume(array, new_image.affine), new_roi
 
 
 def _margins_mm(settings: RadiomicsSettings, spacing_mm: Sequence[float]) -> list[float]:
