@@ -11,7 +11,9 @@ from common.volume import Volume
 SAMPLING_SEED = 20190401
 """Seed of the voxels at which mutual information is sampled: the same case gives the same transform."""
 
-SAMPLED_SHARE = 0.2
+SAMPLED_VOXELS = 20_000
+"""Voxels at which mutual information is sampled at each level; six parameters do not need more."""
+
 HISTOGRAM_BINS = 50
 PYRAMID = ((4, 2.0), (2, 1.0), (1, 0.0))
 """Shrink factor and smoothing in voxels, coarse to fine."""
@@ -28,7 +30,8 @@ def rigid_transform(moving: Volume, fixed: Volume) -> Rigid:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(SAMPLED_SHARE, SAMPLING_SEED)
+    shares = [min(1.0, SAMPLED_VOXELS * factor**3 / fixed.array.size) for factor, _ in PYRAMID]
+    method.SetMetricSamplingPercentagePerLevel(shares, SAMPLING_SEED)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(learningRate=1.0, minStep=1e-4, numberOfIterations=200)
     method.SetOptimizerScalesFromPhysicalShift()
