@@ -6,6 +6,6 @@ it stays there.
 
 from client.quality.measure import CaseQuality, ImageQuality, image_quality
 from client.quality.report import write_quality_report
-from client.quality.survey import survey_case
+from client.quality.survey import report_site, survey_case
 
-__all__ = ["CaseQuality", "ImageQuality", "image_quality", "survey_case", "write_quality_report"]
+__all__ = ["CaseQuality", "ImageQuality", "image_quality", "report_site", "survey_case", "write_quality_report"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from client.imaging import apply
-from client.ingest.manifest import CaseRow, ImagePaths
+from client.ingest.manifest import CaseRow, ImagePaths, Manifest
 from client.ingest.nifti import write_volume
-from client.quality import CaseQuality, image_quality, survey_case, write_quality_report
+from client.quality import CaseQuality, image_quality, report_site, survey_case, write_quality_report
 from client.quality.findings import find, missing_clinical, modified_z
 from client.quality.measure import curve, measure_geometry, measure_roi
 from client.quality.pictures import OUTLINE, slice_picture
@@ -288,3 +288,30 @@ def test_real_images_of_three_modalities(tmp_path):
     for measured in cases:
         volumes = [q.roi.volume_ml for q in measured.images.values()]
         assert max(volumes) / min(volumes) < 1.2  # one tumour, drawn on three grids
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_site_is_reported_whatever_single_cases_do(tmp_path, processes):
+    for i in range(3):
+        write_volume(volume(seed=i), tmp_path / f"c{i}.nii.gz")
+        write_volume(case().roi, tmp_path / f"c{i}_roi.nii.gz")
+    (tmp_path / "c1.nii.gz").write_bytes(b"")
+    config_of_study = StudyConfig.model_construct(images=study(STEPS).images)
+    listed = Manifest(
+        rows=tuple(row(tmp_path, f"c{i}") for i in range(3)), faults=(CaseError("c9", "x", code=Code.CASE_DUPLICATE),)
+    )
+    done = []
+    report_site(
+        listed,
+        config_of_study,
+        tmp_path / "q.html",
+        title="north",
+        processes=processes,
+        on_case=lambda: done.append(1),
+    )
+    text = (tmp_path / "q.html").read_text()
+    assert len(done) == 3
+    assert "<b>4</b>cases listed" in text
+    assert "<b>2</b>usable" in text
+    assert "file unreadable" in text
+    assert "case duplicate" in text
