@@ -8,8 +8,11 @@ Folder layout::
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +21,20 @@ from client.identity import make_identity
 from common.errors import FederationError
 from server.checkpoint import write_atomic
 from server.provisioning import init_authority
-from simulations.parties import Parties, Separation
+from simulations.parties import KERNEL_CACHE, Parties, Separation
 
 COORDINATOR = "coordinator"
+
+COMPILE_KERNELS = """
+import numpy as np
+from client.radiomics.extractor import extract
+from client.radiomics.settings import preset
+from common.volume import Volume
+image = Volume.from_geometry(np.random.default_rng(0).normal(size=(12, 12, 12)).astype("f4"))
+roi = np.zeros((12, 12, 12), dtype=bool)
+roi[3:9, 3:9, 3:9] = True
+extract(image, Volume.from_geometry(roi), preset("fast"), case_id="none")
+"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,8 @@ class Consortium:
             write_atomic(home / "keys" / "ca.pem", authority.ca_certificate)
             write_atomic(home / "site.toml", self._site_toml(name, minimum_cases).encode())
             shutil.copyfile(study_file, home / "study.toml")
+            if self.separation.kind == "users":
+                shutil.copytree(self._compiled_kernels(), home / KERNEL_CACHE)
             self.separation.own(home, number)
         shutil.copyfile(study_file, self.coordinator / "study.toml")
         self.separation.own(self.coordinator, 0)
@@ -89,6 +105,14 @@ class Consortium:
             folder = self.coordinator if name == COORDINATOR else self.hospital(name)
             tail = last_lines(folder / "output.log", 5)
             raise FederationError(f"{name} ended with code {code}: {' | '.join(tail)}")
+
+    def _compiled_kernels(self) -> Path:
+        """Machine code for parties that may not write beside the source: compiled once, copied to each."""
+        cache = self.folder / KERNEL_CACHE
+        if not cache.exists():
+            environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+            subprocess.run([sys.executable, "-c", COMPILE_KERNELS], env=environment, check=True)
+        return cache
 
     def _site_toml(self, name: str, minimum_cases: int) -> str:
         return f"""site = "{name}"

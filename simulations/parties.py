@@ -26,6 +26,9 @@ LAST_CAPABILITY = 63
 STOP_S = 5.0
 """Seconds between asking a process to end and ending it."""
 
+KERNEL_CACHE = ".numba"
+"""Folder of a party that holds machine code of the radiomics kernels, where it cannot use the one beside the source."""
+
 Kind = Literal["users", "groups", "folders"]
 
 
@@ -114,12 +117,13 @@ class Parties:
             **os.environ,
             "HOME": str(folder),
             "FLWR_HOME": str(folder / ".flwr"),
-            "NUMBA_CACHE_DIR": str(folder / ".numba"),
             "MPLCONFIGDIR": str(folder / ".matplotlib"),
             "OMP_NUM_THREADS": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
         }
+        if (folder / KERNEL_CACHE).exists():
+            environment["NUMBA_CACHE_DIR"] = str(folder / KERNEL_CACHE)
         with (folder / "output.log").open("ab") as output:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "simulations", *command],
