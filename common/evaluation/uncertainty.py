@@ -150,3 +150,11 @@ def average(first: Estimate, second: Estimate, *, method: str) -> Estimate:
     low = value - 0.5 * math.hypot(first.value - first.low, second.value - second.low)
     high = value + 0.5 * math.hypot(first.high - first.value, second.high - second.value)
     return Estimate(value, low, high, method, (first.bound + second.bound) / 2)
+
+
+def difference(first: Estimate, second: Estimate, *, method: str) -> Estimate:
+    """First less second, of independent values; the interval combines theirs by squaring and adding (Newcombe 1998)."""
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, low, high, method, first.bound + second.bound)
