@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from client.case_cache import CaseCache
 from client.dataset import Dataset, Rows, build_dataset
 from client.ingest.manifest import clinical_names, read_manifest
-from client.preparation import Preparation, study_feature_names
+from client.preparation import study_feature_names
 from client.training.loop import ModelData, Position, TrainingData, predict, train
+from client.worklist import Worklist
 from common.arrays import difference
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig, StudyModel
@@ -34,7 +36,7 @@ from common.models import get_parameters, set_parameters
 from common.rng import generator
 from common.statistics import decode_query
 from common.statistics.procedure import Cohort
-from common.statistics.small_cell import release
+from common.statistics.small_cell import release, widen_missing
 from common.statistics.table_steps import apply_steps, decode_steps
 from common.tables import FeatureTable
 
@@ -111,14 +113,16 @@ class StudyAtSite:
         return EvaluationSums(entry.name, len(rows), sums)
 
     def _cohort(self, rows: Rows, steps: tuple[TableStep, ...]) -> Cohort:
-        table = self._applied(steps, rows)
-        return Cohort(
-            table=table,
-            clinical=self.data.clinical.rows(table.case_ids),
+        ids = [self._table.case_ids[i] for i in rows]
+        raw = Cohort(
+            table=self._table.rows(ids),
+            clinical=self.data.clinical.rows(ids),
             outcome=self.data.outcome.take(rows),
             batch=tuple(self.data.batch[i] for i in rows),
             seed=self.study.seed,
         )
+        widened = widen_missing(raw, minimum_cases=self.trainer.minimum_cases)
+        return replace(widened, table=apply_steps(widened.table, decode_steps(steps)))
 
     def _rows(self, fold: int, split: Split) -> Rows:
         rows = self.data.rows(fold, split)
@@ -149,10 +153,9 @@ class PreparedStudy:
         self.study = study
         self.config = config
         self._opened: StudyAtSite | None = None
-        self._preparation = Preparation(
+        self._preparation = Worklist(
             read_manifest(config.manifest, study, data=config.data, site=config.site),
-            study,
-            cache=config.state / "cache",
+            CaseCache(config.state / "cache", study),
             processes=config.processes,
             note=lambda fault: _note(log, fault),
         )

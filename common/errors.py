@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 
 class Code(StrEnum):
@@ -82,6 +83,10 @@ class ConfigError(FedradError):
         listing = "".join(f"\n  - {fault}" for fault in self.faults)
         super().__init__(f"{source}: {len(self.faults)} fault{'s' * (len(self.faults) != 1)}{listing}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the default pickles the sentence alone, and cannot be undone in the other process
+        return type(self), (self.source, self.faults), self.__dict__
+
 
 class CaseError(FedradError):
     """One case cannot be used. ``str(error)`` names the case and the reason and stays at the site."""
@@ -92,6 +97,9 @@ class CaseError(FedradError):
         super().__init__(f"case {case_id}: {reason}", code=code)
         self.case_id = case_id
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.case_id, self.reason), self.__dict__
 
 
 class StatisticError(FedradError):

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from common.errors import StateError
+from common.files import PARTIAL
+from common.files import write_atomic as write_atomic
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -104,7 +104,7 @@ class CheckpointStore:
     def _tidy(self) -> None:
         """Remove what a killed run left half written: before the first save, so that a mere reader removes nothing."""
         if not self._tidied:
-            for partial in self.folder.glob(".partial-*"):
+            for partial in self.folder.glob(f"{PARTIAL}*"):
                 partial.unlink(missing_ok=True)
             self._tidied = True
 
@@ -118,34 +118,3 @@ def _checksum(arrays: Arrays, values: str) -> str:
         sha.update(f"{key} {array.dtype.str} {array.shape}".encode())
         sha.update(np.asarray(array, order="C").tobytes())
     return sha.hexdigest()
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it.
-
-    Raises
-    ------
-    StateError
-        If the disk is full or the folder cannot be written; a former file is left as it was.
-    """
-    try:
-        _write_atomic(path, content)
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _write_atomic(path: Path, content: bytes) -> None:
-    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

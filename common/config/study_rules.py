@@ -65,6 +65,24 @@ def _images(study: StudyConfig) -> Iterator[str]:
     yield from _names_differ("image", [image.name for image in study.images])
 
 
+def _steps(study: StudyConfig) -> Iterator[str]:
+    known = {image.name for image in study.images}
+    for image in study.images:
+        for step in image.steps:
+            if step.kind == "check_registration" and step.reference not in known - {image.name}:
+                others = ", ".join(sorted(known - {image.name})) or "none"
+                yield f"images {image.name}: check_registration names {step.reference}, other images are: {others}"
+            if step.kind == "nyul" and step.landmarks is None:
+                yield f"images {image.name}: nyul needs landmarks; a study's own rounds do not learn them"
+
+
+def _resegmented(study: StudyConfig) -> Iterator[str]:
+    measured = {entry.image for entry in study.radiomics}
+    for image in study.images:
+        if image.name in measured and any(step.kind == "resegment" for step in image.steps):
+            yield f"images {image.name}: resegment would not reach the radiomics; their preset resegments"
+
+
 def _radiomics(study: StudyConfig) -> Iterator[str]:
     names = [entry.image for entry in study.radiomics]
     yield from _names_differ("radiomics image", names)
@@ -134,7 +152,9 @@ STUDY_RULES = (
     Check(("sites",), _sites),
     Check(("outcome", "clinical", "case_column", "site_column"), _columns),
     Check(("images",), _images),
+    Check(("images",), _steps),
     Check(("radiomics", "images"), _radiomics),
+    Check(("radiomics", "images"), _resegmented),
     Check(("radiomics",), _presets),
     Check(("patch", "images"), _patch),
     Check(("models",), _model_names),

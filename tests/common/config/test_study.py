@@ -188,6 +188,13 @@ RULES = [
     ('site_column = "site"', 'site_column = "case_id"', "case_column and site_column are both case_id"),
     ("window = [-1000, 400]", "window = [400, 400]", "patch: window must rise, got (400.0, 400.0)"),
     ('[patch]\nimages = ["ct"]', '[patch]\nimages = ["pet"]', "patch.images: no [[images]] named pet; there are ct"),
+    ('kind = "resample"\nspacing_mm = [1.0, 1.0, 1.0]', 'kind = "nyul"', "images ct: nyul needs landmarks"),
+    ('kind = "resample"\nspacing_mm = [1.0, 1.0, 1.0]', 'kind = "resegment"\nlower = 0', "resegment would not reach"),
+    (
+        'kind = "resample"\nspacing_mm = [1.0, 1.0, 1.0]',
+        'kind = "check_registration"\nreference = "ct"',
+        "images ct: check_registration names ct, other images are: none",
+    ),
     ("maximum_correlation = 0.95", "maximum_correlation = 1", "table.maximum_correlation: got 1"),
     ("confidence = 0.95", "confidence = 95", "evaluation.confidence: got 95"),
     (
@@ -215,7 +222,8 @@ def test_a_table_model_needs_a_table():
 
 
 def test_survival_intervals_rise_and_columns_differ():
-    outcome = 'kind = "survival"\nevent_column = "dead"\nevent_values = ["1"]\ncensored_values = ["1"]\ntime_column = "dead"\n'
+    outcome = 'kind = "survival"\nevent_column = "dead"\nevent_values = ["1"]\ncensored_values = ["1"]\n'
+    outcome += 'time_column = "dead"\n'
     text = STUDY[: STUDY.index("[outcome]")] + "[outcome]\n" + outcome + "interval_ends_days = [365, 180]\n"
     found = faults_of(text + STUDY[STUDY.index("[[images]]") :])
     assert found == [

@@ -1,0 +1,58 @@
+"""Writing a file so that a crash, a full disk or a second reader never sees half of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from time import time
+
+from common.errors import StateError
+
+PARTIAL = ".partial-"
+"""How the names of half-written files begin."""
+
+ABANDONED_AFTER_S = 3600.0
+"""A half-written file that nobody touched for so long belongs to a process that was killed."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it.
+
+    Raises
+    ------
+    StateError
+        If the disk is full or the folder cannot be written; a former file is left as it was.
+    """
+    try:
+        _write_atomic(path, content)
+    except OSError as error:
+        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    handle, partial = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove half-written files that a killed process left in ``folder``; those of a living one are left alone."""
+    for partial in folder.glob(f"{PARTIAL}*"):
+        try:
+            abandoned = time() - partial.stat().st_mtime > ABANDONED_AFTER_S
+        except FileNotFoundError:
+            continue  # its writer finished it meanwhile
+        if abandoned:
+            partial.unlink(missing_ok=True)
