@@ -22,9 +22,6 @@ Vector = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-N_SYMMETRIES = 48
-"""Flips and turns of a cube."""
-
 
 def surface_and_volume(
     roi: npt.NDArray[np.bool_], *, spacing_mm: Sequence[float], table: Literal["symmetric", "pyradiomics"]
@@ -39,20 +36,18 @@ def surface_and_volume(
     if table == "pyradiomics":
         triangles = table_triangles()
         return _area(triangles, counts, spacing), _volume(triangles, counts, positions, spacing)
-    area = _area(symmetric_triangles(), counts, spacing) / N_SYMMETRIES
-    return area, _volume(closed_triangles(), counts, positions, spacing) / N_SYMMETRIES
+    return _area(symmetric_triangles(), counts, spacing), _volume(closed_triangles(), counts, positions, spacing)
 
 
 def _area(triangles: Triangles, counts: Integers, spacing: Vector) -> float:
-    lengths = np.linalg.norm(triangles.area_vector * spacing.prod() / spacing, axis=1)
-    return 0.5 * float(counts[triangles.pattern] @ lengths)
+    lengths = np.linalg.norm(triangles.area_vector * (spacing.prod() / spacing), axis=1)
+    return 0.5 * float((counts[triangles.pattern] * triangles.weight) @ lengths)
 
 
 def _volume(triangles: Triangles, counts: Integers, positions: Integers, spacing: Vector) -> float:
     """Sum of tetrahedra with the origin; a cube elsewhere adds its place times its area vectors."""
-    at_origin = counts[triangles.pattern] @ triangles.volume
-    moved = np.einsum("ij,ij->", positions[triangles.pattern].astype(np.float64), triangles.area_vector)
-    return abs(float(at_origin + moved)) / 6 * float(spacing.prod())
+    six_volumes = float(counts @ triangles.volume + np.einsum("ij,ij->", positions.astype(np.float64), triangles.shift))
+    return abs(six_volumes) / 6 * float(spacing.prod())
 
 
 def outer_points(roi: npt.NDArray[np.bool_]) -> Points:

@@ -21,6 +21,11 @@ Vector = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Doubled = tuple[int, int, int]
 
+AREA_UNITS = 4
+
+N_TURNS = 48
+"""Flips and turns of a cube."""
+
 EDGES = "01 02 04 13 15 23 26 37 45 46 57 67"
 """The cube's edges a to l as pairs of corners."""
 
@@ -45,20 +50,23 @@ TRIANGLES = (
 
 @dataclass(frozen=True, eq=False)
 class Triangles:
-    """Triangles of all patterns, in voxels.
+    """The triangles of all patterns in voxels, summed up as far as area and volume allow.
 
     Parameters
     ----------
-    pattern : ndarray of int64, shape (n,)
-    area_vector : ndarray, shape (n, 3)
-        Twice the area, along the outward normal.
-    volume : ndarray, shape (n,)
-        Six times the signed volume of the tetrahedron with the cube's origin.
+    pattern, area_vector, weight : ndarray, shapes (n,), (n, 3), (n,)
+        Twice the area along each axis, without sign, of triangles that occur ``weight`` times in the pattern.
+    volume : ndarray, shape (256,)
+        Six times the volume between the pattern's triangles and the cube's origin.
+    shift : ndarray, shape (256, 3)
+        How that volume grows with the place of the cube.
     """
 
     pattern: Integers
     area_vector: Vector
+    weight: Vector
     volume: Vector
+    shift: Vector
 
 
 @cache
@@ -68,14 +76,16 @@ def table_triangles() -> Triangles:
 
 @cache
 def symmetric_triangles() -> Triangles:
-    return _measured(*_all_turns(*_table()))
+    return _measured(*_all_turns(*_table()), copies=N_TURNS)
 
 
 @cache
 def closed_triangles() -> Triangles:
     pattern, triangles = _table()
     cap_pattern, caps = _caps(pattern, triangles)
-    return _measured(*_all_turns(np.concatenate([pattern, cap_pattern]), np.concatenate([triangles, caps])))
+    return _measured(
+        *_all_turns(np.concatenate([pattern, cap_pattern]), np.concatenate([triangles, caps])), copies=N_TURNS
+    )
 
 
 def _all_turns(pattern: Integers, triangles: Vector) -> tuple[Integers, Vector]:
@@ -162,6 +172,18 @@ def _table() -> tuple[Integers, Vector]:
     return np.concatenate([own, 255 - own]), np.concatenate([triangles, triangles[:, ::-1]])
 
 
-def _measured(pattern: Integers, triangles: Vector) -> Triangles:
+def _measured(pattern: Integers, triangles: Vector, *, copies: int = 1) -> Triangles:
+    """Sums over triangles (n, 3, 3), each of which counts ``1 / copies``."""
     normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    return Triangles(pattern, normals, np.einsum("ij,ij->i", triangles[:, 0], normals))
+    volume, shift = np.zeros(256), np.zeros((256, 3))
+    np.add.at(volume, pattern, np.einsum("ij,ij->i", triangles[:, 0], normals) / copies)
+    np.add.at(shift, pattern, normals / copies)
+    # corners are multiples of a half, so area vectors are multiples of a quarter
+    whole = np.rint(AREA_UNITS * np.abs(normals)).astype(np.int64)
+    base = int(whole.max()) + 1
+    _, first, times = np.unique(
+        ((pattern * base + whole[:, 0]) * base + whole[:, 1]) * base + whole[:, 2],
+        return_index=True,
+        return_counts=True,
+    )
+    return Triangles(pattern[first], whole[first] / AREA_UNITS, times / copies, volume, shift)
