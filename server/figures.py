@@ -113,9 +113,9 @@ def calibration_figure(curves: Mapping[str, tuple[CalibrationCurve, LineStyle]],
             curve.observed,
             color=style.colour,
             linestyle=style.dash,
-            linewidth=style.width if rank else 1.6,
+            linewidth=1.0 if rank else 1.6,
             marker="o",
-            markersize=3 if rank else 5,
+            markersize=3 if rank else 5.5,
             zorder=20 - rank,
         )
         if rank == 0:

@@ -125,7 +125,8 @@ def _matrix(results: StudyResults, cases: CaseSet, sums: ScoreSums) -> Matrix:
         (names[0], (at.false_positive, at.true_negative)),
     )
     heads = (f"predicted {names[1]} (≥ {at.threshold:.3g})", f"predicted {names[0]}")
-    return Matrix(f"Confusion, federated, {cases.name} test cases", heads, rows)
+    rounded = f"; each count ± {at.slack} by rounding" if at.slack else ""
+    return Matrix(f"Confusion, federated, {cases.name} test cases{rounded}", heads, rows)
 
 
 def _site_row(results: StudyResults, model: str, site: StudySite) -> SiteRow:

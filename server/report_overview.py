@@ -92,6 +92,11 @@ def course_label(course: str) -> str:
     return {FEDERATED: "federated", POOLED: "pooled reference"}[course]
 
 
+def decimal(value: float) -> str:
+    """Three decimals, with a true minus sign."""
+    return f"{value:.3f}".replace("-", "\u2212")
+
+
 def columns(results: StudyResults) -> tuple[Column, ...]:
     """The sets of test cases with the largest number that any course was tested on."""
     return tuple(_column(results, cases) for cases in case_sets(results.study))
@@ -116,17 +121,25 @@ def headline_scale(results: StudyResults) -> Scale:
 
 
 def cell(found: Score, *, scale: Scale | None = None, n_expected: int | None = None) -> Cell:
-    """A score for a table; ``n_expected`` is the number of cases that the column promises."""
+    """A score for a table.
+
+    Parameters
+    ----------
+    scale : Scale, optional
+        Gives the cell a bar; what rounding can move is then left to `warnings`.
+    n_expected : int, optional
+        The number of cases that the column promises; another one is noted.
+    """
     if isinstance(found.result, Undefined):
         return Cell(reason=found.result.reason)
     notes = []
     if n_expected is not None and found.n_cases != n_expected:
         notes.append(f"{found.n_cases} cases")
-    if found.result.bound >= NOTABLE_BOUND:
+    if scale is None and found.result.bound >= NOTABLE_BOUND:
         notes.append(f"± {found.result.bound:.3f} by rounding")
     return Cell(
-        value=f"{found.result.value:.3f}",
-        interval=f"{found.result.low:.3f} to {found.result.high:.3f}",
+        value=decimal(found.result.value),
+        interval=f"{decimal(found.result.low)} to {decimal(found.result.high)}",
         note=", ".join(notes),
         bar=scale.bar(found.result) if scale else None,
     )
@@ -136,6 +149,7 @@ def warnings(results: StudyResults) -> tuple[str, ...]:
     """What a reader must know before any number: unfinished runs, few events, hospitals without an answer."""
     sentences = list(_unfinished(results))
     sentences += event_warnings(results)
+    sentences += _rounding(results)
     for entry in results.study.models:
         for course in results.courses:
             lacking = results.sites_without_answer(course, entry.name)
@@ -167,7 +181,7 @@ def reading_notes(study: StudyConfig) -> tuple[str, ...]:
         notes.append(
             f"Counts that left a hospital were rounded to multiples of its minimum (at least "
             f"{study.privacy.minimum_cases} cases). “± by rounding” says how far, at most, a value can lie from the "
-            "exact one; intervals do not contain this."
+            "exact one, in the worst case; intervals do not contain this."
         )
     return tuple(notes)
 
@@ -236,14 +250,27 @@ def _verdict(study: StudyConfig, found: Estimate, local: Sequence[float]) -> str
         return "Every local-only value lies below the federated interval."
     if best > found.high:
         return "The best local-only value lies above the federated interval."
-    return "The best local-only value lies inside the federated interval: these cases alone do not show a gain."
+    return "The best local-only value lies inside the federated interval: these intervals alone do not show a gain."
+
+
+def _rounding(results: StudyResults) -> list[str]:
+    """How far the headline values may lie from the exact ones, where a reader would see it."""
+    study = results.study
+    scores = [score(results, c, m.name, s) for c in results.courses for m in study.models for s in case_sets(study)]
+    largest = max((entry.result.bound for entry in scores if isinstance(entry.result, Estimate)), default=0.0)
+    if largest < 10 * NOTABLE_BOUND:
+        return []
+    return [
+        f"The hospitals rounded what they count (small-cell rule), so a value of {headline_label(study)} can lie up to "
+        f"{largest:.3f} from that of the single scores, in the worst case; the intervals do not contain this."
+    ]
 
 
 def _unfinished(results: StudyResults) -> list[str]:
-    if results.time_line is not None and results.time_line.finished:
+    line = results.time_line
+    if line is None:
+        return ["The study has not begun."]
+    if line.finished:
         return []
-    done = {key[:2] for key in results.evaluations}
-    return [
-        f"The study has not finished: {len(done)} of the models and courses have a result so far. "
-        "What is missing below is not known yet."
-    ]
+    heard = line.last.strftime("%Y-%m-%d %H:%M UTC")
+    return [f"The study has not finished; it was last heard of at {heard}. What is missing below is not known yet."]

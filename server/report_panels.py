@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -15,7 +15,7 @@ from common.evaluation import RiskSums, ScoreSums
 from common.evaluation.metrics import roc_curve
 from common.evaluation.reliability import calibration_curve
 from common.evaluation.survival import TIME_EDGES_DAYS, kaplan_meier
-from server.courses import FEDERATED, LOCAL, POOLED
+from server.courses import FEDERATED, LOCAL
 from server.figures import (
     LineStyle,
     LossLine,
@@ -28,8 +28,12 @@ from server.figures import (
 )
 from server.record import AnySums, StudyResults
 from server.report_overview import course_label
-from server.scoring import CaseSet, case_sets, score
+from server.result_tables import shown
+from server.scoring import CaseSet, case_sets, headline_label, score
 from server.training import SiteRound
+
+LEAST_IN_GROUP = 13
+"""Cases a group of a calibration curve: with fewer, Wilson's interval spans half of the axis."""
 
 Curve = TypeVar("Curve")
 
@@ -43,16 +47,17 @@ class Panel:
 
 
 def panels(results: StudyResults, model: str) -> Iterator[Panel]:
-    """ROC and calibration on each set of test cases, a class against the rest where there are more than two."""
-    for cases in case_sets(results.study):
-        sums = _sums_by_course(results, model, cases)
-        first = next(iter(sums.values()), None)
-        if isinstance(first, ScoreSums):
-            scored = {course: found for course, found in sums.items() if isinstance(found, ScoreSums)}
-            for index in range(len(first.positives)):
-                yield from _class_panels(results, model, cases, scored, index)
-        elif isinstance(first, RiskSums):
-            yield _follow_up(model, cases, first)
+    """ROC, then calibration, on each set of test cases; a class against the rest where there are more than two."""
+    sets = {cases: _sums_by_course(results, model, cases) for cases in case_sets(results.study)}
+    sums = next((found for by_course in sets.values() for found in by_course.values()), None)
+    if isinstance(sums, ScoreSums):
+        for index in range(len(sums.positives)):
+            places = [_Place(results, model, cases, index) for cases in sets]
+            yield from (panel for place in places for panel in _roc(place, sets[place.cases]))
+            yield from (panel for place in places for panel in _calibration(place, sets[place.cases]))
+    elif isinstance(sums, RiskSums):
+        for cases, by_course in sets.items():
+            yield from (_follow_up(model, cases, s) for s in list(by_course.values())[:1] if isinstance(s, RiskSums))
 
 
 def learning_panels(results: StudyResults, model: str) -> tuple[Panel, ...]:
@@ -66,11 +71,11 @@ def learning_panels(results: StudyResults, model: str) -> tuple[Panel, ...]:
     found = []
     if together:
         alt = f"Training loss of {model} by round, federated{_ends(together[:1])}, with a thin line for each hospital."
-        caption = "Training loss, federated: weighted by cases (thick) and of each hospital (thin)"
+        caption = "Training loss, trained together (thin: each hospital)"
         found.append(Panel(loss_figure(together, limits=limits, key=f"{model}-loss", alt=alt), caption))
     if alone:
         alt = f"Training loss of {model} by round, each hospital on its own{_ends(alone)}."
-        caption = "Training loss, local-only: each hospital on its own"
+        caption = "Training loss, each hospital on its own"
         found.append(Panel(loss_figure(alone, limits=limits, key=f"{model}-loss-local", alt=alt), caption))
     return tuple(found)
 
@@ -85,49 +90,72 @@ def _sums_by_course(results: StudyResults, model: str, cases: CaseSet) -> dict[s
     return found
 
 
-def _class_panels(
-    results: StudyResults, model: str, cases: CaseSet, sums: dict[str, ScoreSums], index: int
-) -> Iterator[Panel]:
-    training = results.study.training_sites
-    confidence = results.study.evaluation.confidence
-    names = [name for name, _ in score(results, next(iter(sums)), model, cases).groups]
-    of_class = "" if len(names) == 2 else f", “{names[index]}” against the rest"
-    where = f"{cases.name} test cases{of_class}"
-    key = f"{model}-{cases.name}-{index}"
-    curves = _curves({c: partial(roc_curve, found, curve=index) for c, found in sums.items()}, training)
+@dataclass(frozen=True)
+class _Place:
+    """Which curve of which model on which test cases."""
+
+    results: StudyResults
+    model: str
+    cases: CaseSet
+    index: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.model}-{self.cases.name}-{self.index}"
+
+    @property
+    def words(self) -> str:
+        classes = getattr(self.results.study.outcome, "names", ())
+        of_class = f", “{classes[self.index]}” against the rest" if len(classes) > 2 else ""
+        return f"{self.cases.name} test cases{of_class}"
+
+
+def _roc(place: _Place, sums: Mapping[str, AnySums]) -> Iterator[Panel]:
+    curves = _curves(place, {c: partial(roc_curve, s) for c, s in sums.items() if isinstance(s, ScoreSums)})
     if curves:
-        values = "; ".join(_value_of(results, course, model, cases) for course in curves) if len(names) == 2 else ""
-        alt = f"ROC curves of {model}, {where}. {values}"
-        yield Panel(roc_figure(curves, key=f"{key}-roc", alt=alt), f"ROC, {where}")
-    shown = {c: found for c, found in sums.items() if c in (FEDERATED, POOLED)} or sums
-    calibrated = _curves(
-        {c: partial(calibration_curve, found, curve=index, confidence=confidence) for c, found in shown.items()},
-        training,
-    )
-    if calibrated:
-        course, (curve, _) = next(iter(calibrated.items()))
+        values = "; ".join(_value_of(place, course) for course in curves)
+        alt = f"ROC curves of {place.model}, {place.words}. {headline_label(place.results.study)}: {values}."
+        yield Panel(roc_figure(curves, key=f"{place.key}-roc", alt=alt), f"ROC, {place.words}")
+
+
+def _calibration(place: _Place, sums: Mapping[str, AnySums]) -> Iterator[Panel]:
+    shown = {c: s for c, s in sums.items() if not c.startswith(LOCAL) and isinstance(s, ScoreSums)}
+    confidence = place.results.study.evaluation.confidence
+    computed = {
+        course: partial(calibration_curve, found, confidence=confidence, n_groups=n_groups(found))
+        for course, found in shown.items()
+    }
+    curves = _curves(place, computed)
+    if curves:
+        course, (curve, _) = next(iter(curves.items()))
         points = ", ".join(f"{p:.2f}: {o:.2f}" for p, o in zip(curve.predicted, curve.observed, strict=True))
-        alt = f"Calibration of {model}, {where}, {course_label(course)}. Predicted: observed share. {points}."
-        caption = f"Calibration, {where}; bars: {confidence:.0%} Wilson intervals of {course_label(course)}"
-        yield Panel(calibration_figure(calibrated, key=f"{key}-cal", alt=alt), caption.replace("%", " %"))
+        alt = (
+            f"Calibration of {place.model}, {place.words}, {course_label(course)}. Predicted probability and observed "
+            f"share by group: {points}."
+        )
+        bars = f"bars: {100 * confidence:g} % Wilson intervals, {course_label(course)}"
+        yield Panel(calibration_figure(curves, key=f"{place.key}-cal", alt=alt), f"Calibration, {place.words}; {bars}")
 
 
-def _curves(
-    computed: dict[str, Callable[[], Curve]], training_sites: Sequence[str]
-) -> dict[str, tuple[Curve, LineStyle]]:
+def n_groups(sums: ScoreSums) -> int:
+    """Groups of a calibration curve: at most ten, of cases enough to say something, rounding considered."""
+    return max(2, min(10, sums.n_cases // (LEAST_IN_GROUP + 5 * int(sums.slack[0]))))
+
+
+def _curves(place: _Place, computed: Mapping[str, Callable[..., Curve]]) -> dict[str, tuple[Curve, LineStyle]]:
     """Curves with their styles, federated first; a course whose curve is undefined is left out (the tables say why)."""
+    training = place.results.study.training_sites
     found = {}
     for course, compute in computed.items():
         try:
-            found[course] = (compute(), course_style(course, training_sites))
+            found[course] = (compute(curve=place.index), course_style(course, training))
         except MetricError:
             continue
     return found
 
 
-def _value_of(results: StudyResults, course: str, model: str, cases: CaseSet) -> str:
-    result = score(results, course, model, cases).result
-    return f"{course_label(course)} {getattr(result, 'value', float('nan')):.3f}"
+def _value_of(place: _Place, course: str) -> str:
+    return f"{course_label(course)} {shown(score(place.results, course, place.model, place.cases).result)}"
 
 
 def _follow_up(model: str, cases: CaseSet, sums: RiskSums) -> Panel:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from server.checkpoint import write_atomic
@@ -18,7 +19,8 @@ from server.record import StudyResults
 from server.scoring import CaseSet, Result, Score, Undefined, case_sets, headline_label, measures, score
 
 CSV_COLUMNS = (
-    "model", "course", "cases", "n_cases", "groups", "measure", "value", "low", "high", "bound", "method", "undefined",
+    "model", "course", "cases", "site", "n_cases", "groups",
+    "measure", "value", "low", "high", "bound", "method", "undefined",
 )  # fmt: skip
 
 
@@ -32,9 +34,9 @@ def shown(result: Result, *, digits: int = 3) -> str:
 def summary_table(results: StudyResults) -> Table:
     """Local-only, federated and pooled of each model side by side, with intervals, on internal and external cases."""
     study = results.study
-    percent = f"{study.evaluation.confidence:.0%}".rstrip("%")
+    percent = f"{100 * study.evaluation.confidence:g}"
     table = Table(
-        title=f"{study.title}: {headline_label(study)} with {percent} % interval",
+        title=f"{escape(study.title)}: {headline_label(study)} with {percent} % interval",
         caption=_caption(results),
         show_lines=True,
     )
@@ -47,7 +49,7 @@ def summary_table(results: StudyResults) -> Table:
     for entry in study.models:
         for cases in case_sets(study):
             cells = [_cell(results, key, entry.name, cases) for key, _ in columns]
-            table.add_row(entry.name, _cases(results, entry.name, cases), *cells)
+            table.add_row(entry.name, *map(escape, (_cases(results, entry.name, cases), *cells)))
     return table
 
 
@@ -70,7 +72,7 @@ def _cases(results: StudyResults, model: str, cases: CaseSet) -> str:
 
 def _caption(results: StudyResults) -> str | None:
     warnings = event_warnings(results)
-    return "\n".join(warnings) if warnings else None
+    return escape("\n".join(warnings)) if warnings else None
 
 
 def event_warnings(results: StudyResults) -> tuple[str, ...]:
@@ -117,9 +119,10 @@ def _rows(results: StudyResults) -> Iterator[dict[str, Any]]:
                 start = {
                     "model": entry.name,
                     "course": course,
-                    "cases": cases.name,
+                    "cases": "site" if cases in sites else cases.name,
+                    "site": cases.name if cases in sites else "",
                     "n_cases": found.n_cases,
-                    "groups": " ".join(f"{name}={n}" for name, n in found.groups),
+                    "groups": "; ".join(f"{name}: {n}" for name, n in found.groups),
                 }
                 if isinstance(found.result, Undefined):
                     yield {**start, "measure": "headline", "undefined": found.result.reason}
