@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from scipy.special import expit
@@ -75,8 +75,8 @@ class BoostingQuery:
     def __post_init__(self) -> None:
         check_edges(self.names, self.edges)
         self._trees.check(len(self.names), self.edges.shape[1])
-        if self.loss not in ("logistic", "squared"):
-            raise ValueError(f"loss {self.loss!r}, expected logistic or squared")
+        if self.loss not in get_args(Loss):
+            raise ValueError(f"loss {self.loss!r}, expected one of {', '.join(get_args(Loss))}")
         if self.outputs.shape != self.feature.shape or not len(self.roots) or not len(self.leaves):
             raise ValueError("outputs, trees and leaves do not fit one another")
         if ((self.leaves < 0) | (self.leaves >= len(self.feature))).any() or self.group_size < 1:
@@ -156,16 +156,20 @@ class BoostingSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Boosted:
-    """A fitted ensemble; the score of a case is ``start`` plus its leaves' outputs."""
+class Boosted(TreeModel):
+    """A fitted ensemble; the score of a case is ``start`` plus its leaves' outputs (one each)."""
 
-    model: TreeModel
     start: float
-    loss: Loss
+    loss: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outputs.shape[1] != 1 or self.loss not in get_args(Loss):
+            raise ValueError(f"outputs {self.outputs.shape} or loss {self.loss!r} do not fit")
 
     def predict(self, table: FeatureTable) -> Matrix:
         """Probabilities (n_cases, 2), or predicted values (n_cases, 1)."""
-        score = self.start + self.model.total(table)[:, 0]
+        score = self.start + self.total(table)[:, 0]
         if self.loss == "squared":
             return score[:, None]
         return np.column_stack([expit(-score), expit(score)])
@@ -190,7 +194,18 @@ def boosting(names: Sequence[str], edges: Matrix, settings: BoostingSettings | N
         trees = trees.then(grown.trees)
         outputs = np.concatenate([outputs, grown.outputs])
         importance = importance + grown.importance
-    return Boosted(TreeModel(names, edges, trees, outputs[:, None], shares(importance)), start, settings.loss)
+    return Boosted(
+        names=names,
+        edges=edges,
+        roots=trees.roots,
+        feature=trees.feature,
+        cut=trees.cut,
+        left=trees.left,
+        outputs=outputs[:, None],
+        importance=shares(importance),
+        start=start,
+        loss=settings.loss,
+    )
 
 
 def _start(names: tuple[str, ...], loss: str) -> Procedure[float]:

@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from common.errors import StatisticError
 from common.outcomes import SurvivalOutcome
@@ -175,6 +176,11 @@ class CoxModel:
     n_cases: int
     n_events: int
 
+    def __post_init__(self) -> None:
+        n = len(self.names)
+        if self.centres.shape != (n,) or self.coefficients.shape != (n,) or self.covariance.shape != (n, n):
+            raise ValueError(f"centres, coefficients or covariance do not fit {n} features")
+
     @property
     def standard_errors(self) -> Matrix:
         errors: Matrix = np.sqrt(np.diag(self.covariance))
@@ -182,7 +188,14 @@ class CoxModel:
 
     def score(self, table: FeatureTable) -> Matrix:
         """Linear predictor (n_cases,): log hazard against a case at the centres."""
-        return (table.select(self.names).values - self.centres) @ self.coefficients
+        return (complete_columns(table, self.names) - self.centres) @ self.coefficients
+
+    def predict(self, table: FeatureTable) -> Matrix:
+        """A number between 0 and 1 that falls with the hazard, (n_cases, 1): its order is that of survival.
+
+        A probability of surviving needs a baseline hazard, which in a stratified fit each site has for itself.
+        """
+        return expit(-self.score(table))[:, None]
 
 
 def cox(

@@ -101,7 +101,8 @@ class HazardModel:
 
     Parameters
     ----------
-    map : FeatureMap
+    names, centres, scales
+        Standardised features.
     ends_days, levels : ndarray of float64, shape (n_intervals,)
     coefficients : ndarray of float64, shape (n_features,)
         Log odds ratios a standard deviation.
@@ -109,13 +110,26 @@ class HazardModel:
         Of levels, then coefficients.
     """
 
-    map: FeatureMap
+    names: tuple[str, ...]
+    centres: Matrix
+    scales: Matrix
     ends_days: Matrix
     levels: Matrix
     coefficients: Matrix
     covariance: Matrix
 
-    def survival(self, table: FeatureTable) -> Matrix:
+    def __post_init__(self) -> None:
+        n = len(self.levels) + len(self.names)
+        if self.levels.shape != self.ends_days.shape or self.coefficients.shape != self.map.centres.shape:
+            raise ValueError(f"levels {self.levels.shape} or coefficients {self.coefficients.shape} do not fit")
+        if self.covariance.shape != (n, n):
+            raise ValueError(f"covariance {self.covariance.shape} does not fit {n} parameters")
+
+    @property
+    def map(self) -> FeatureMap:
+        return FeatureMap(self.names, self.centres, self.scales)
+
+    def predict(self, table: FeatureTable) -> Matrix:
         """Probability (n_cases, n_intervals) of surviving past each interval's end."""
         score = self.levels + (self.map.apply(table) @ self.coefficients)[:, None]
         return np.asarray(np.cumprod(expit(-score), axis=1), dtype=np.float64)
@@ -161,7 +175,8 @@ def discrete_hazards(
         step = -np.linalg.solve(hessian, sums["gradient"] + ridge * at)
         if float(step @ hessian @ step) / 2 <= SETTLED * max(objective, 1.0):
             covariance = np.linalg.inv(hessian).astype(np.float64)
-            return HazardModel(feature_map, ends, at[:n_levels], at[n_levels:], covariance)
+            names, centres, scales = feature_map.names, feature_map.centres, feature_map.scales
+            return HazardModel(names, centres, scales, ends, at[:n_levels], at[n_levels:], covariance)
         at = at + step
     raise StatisticError(f"hazards did not settle in {MAX_STEPS} steps; raise the penalty")
 

@@ -162,15 +162,19 @@ class ForestSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Forest:
-    """A fitted forest: the mean over the trees of their leaves' class shares."""
+class Forest(TreeModel):
+    """A fitted forest; a leaf's outputs are its class shares (n_classes,)."""
 
-    model: TreeModel
     classes: tuple[str, ...]
 
-    def probabilities(self, table: FeatureTable) -> Matrix:
-        """Probabilities (n_cases, n_classes)."""
-        return self.model.total(table) / len(self.model.trees.roots)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outputs.shape[1] != len(self.classes) or not len(self.roots):
+            raise ValueError(f"outputs {self.outputs.shape} do not fit {len(self.classes)} classes")
+
+    def predict(self, table: FeatureTable) -> Matrix:
+        """Probabilities (n_cases, n_classes): the mean over the trees."""
+        return self.total(table) / len(self.roots)
 
 
 def forest(
@@ -225,7 +229,7 @@ def forest(
         of_tree = np.repeat(of_tree[cut], 2)[open_ones]
         if not leaves.size:
             break
-    return Forest(TreeModel(names, edges, trees, outputs, shares(importance)), classes)
+    return Forest(names, edges, trees.roots, trees.feature, trees.cut, trees.left, outputs, shares(importance), classes)
 
 
 def _drawn_columns(settings: ForestSettings, leaves: Indices, n_features: int, n_columns: int) -> Indices:

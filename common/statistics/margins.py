@@ -109,7 +109,8 @@ class MarginModel:
 
     Parameters
     ----------
-    map : FeatureMap
+    names, centres, scales, n_random, gamma, draw
+        See `FeatureMap`.
     intercept : float
     coefficients : ndarray of float64, shape (n_outputs,)
         Of the mapped features.
@@ -120,28 +121,41 @@ class MarginModel:
     objective : float
     """
 
-    map: FeatureMap
+    names: tuple[str, ...]
+    centres: Matrix
+    scales: Matrix
+    n_random: int
+    gamma: float
+    draw: int
     intercept: float
     coefficients: Matrix
     covariance: Matrix
-    loss: MarginLoss
+    loss: str
     objective: float
+
+    def __post_init__(self) -> None:
+        n = self.map.n_outputs
+        if self.coefficients.shape != (n,) or self.covariance.shape != (1 + n, 1 + n):
+            raise ValueError(f"{self.coefficients.shape} coefficients do not fit {n} mapped features")
+        if self.loss not in get_args(MarginLoss):
+            raise ValueError(f"loss {self.loss!r}, expected one of {', '.join(get_args(MarginLoss))}")
+
+    @property
+    def map(self) -> FeatureMap:
+        return FeatureMap(self.names, self.centres, self.scales, self.n_random, self.gamma, self.draw)
 
     def score(self, table: FeatureTable) -> Matrix:
         """Weighted sum (n_cases,): log odds, distance in units of the margin, or the predicted value."""
         return self.intercept + self.map.apply(table) @ self.coefficients
 
-    def probabilities(self, table: FeatureTable) -> Matrix:
-        """Probabilities (n_cases, 2); of support vectors only the order has a meaning until they are calibrated.
+    def predict(self, table: FeatureTable) -> Matrix:
+        """Probabilities (n_cases, 2), or for a scalar outcome the predicted values (n_cases, 1).
 
-        Raises
-        ------
-        StatisticError
-            For a scalar outcome.
+        Of support vectors only the order has a meaning until they are calibrated (`common.statistics.calibration`).
         """
-        if self.loss == "squared":
-            raise StatisticError("ridge regression has no probabilities")
         score = self.score(table)
+        if self.loss == "squared":
+            return score[:, None]
         return np.column_stack([expit(-score), expit(score)])
 
 
@@ -192,7 +206,7 @@ def fit_margins(
         last = objective
         if float(step @ hessian @ step) / 2 <= SETTLED * max(abs(objective), 1.0):
             covariance = np.linalg.inv(hessian).astype(np.float64) / n
-            return MarginModel(feature_map, float(at[0]), at[1:], covariance, loss, objective)
+            return _model(feature_map, at, covariance, loss, objective)
         at = at + step
     raise StatisticError(f"{loss} did not settle in {MAX_STEPS} steps; raise the penalty")
 
@@ -208,6 +222,22 @@ def _query(feature_map: FeatureMap, loss: str, softness: float, at: Matrix) -> M
         loss=loss,
         softness=softness,
         coefficients=at,
+    )
+
+
+def _model(feature_map: FeatureMap, at: Matrix, covariance: Matrix, loss: str, objective: float) -> MarginModel:
+    return MarginModel(
+        names=feature_map.names,
+        centres=feature_map.centres,
+        scales=feature_map.scales,
+        n_random=feature_map.n_random,
+        gamma=feature_map.gamma,
+        draw=feature_map.draw,
+        intercept=float(at[0]),
+        coefficients=at[1:],
+        covariance=covariance,
+        loss=loss,
+        objective=objective,
     )
 
 

@@ -110,7 +110,8 @@ class TreeModel:
     ----------
     names : tuple of str
     edges : ndarray of float64, shape (n_features, n_edges)
-    trees : Trees
+    roots, feature, cut, left : ndarray of int64
+        See `Trees`.
     outputs : ndarray of float64, shape (n_nodes, n_outputs)
     importance : ndarray of float64, shape (n_features,)
         Share of each feature in the criterion's total gain; sums to 1, or to 0 without any cut.
@@ -118,9 +119,24 @@ class TreeModel:
 
     names: tuple[str, ...]
     edges: Matrix
-    trees: Trees
+    roots: Indices
+    feature: Indices
+    cut: Indices
+    left: Indices
     outputs: Matrix
     importance: Matrix
+
+    def __post_init__(self) -> None:
+        check_edges(self.names, self.edges)
+        self.trees.check(len(self.names), self.edges.shape[1])
+        if self.outputs.ndim != 2 or len(self.outputs) != self.trees.n_nodes:
+            raise ValueError(f"outputs {self.outputs.shape} do not fit {self.trees.n_nodes} nodes")
+        if self.importance.shape != (len(self.names),):
+            raise ValueError(f"importance {self.importance.shape} does not fit {len(self.names)} features")
+
+    @property
+    def trees(self) -> Trees:
+        return Trees(self.roots, self.feature, self.cut, self.left)
 
     def total(self, table: FeatureTable) -> Matrix:
         """Sum over the trees of each case's outputs, (n_cases, n_outputs)."""

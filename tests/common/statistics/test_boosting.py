@@ -63,9 +63,9 @@ def test_the_merged_ensemble_is_the_pooled_one():
     pooled = solve(lambda: boosting(whole.table.names, edges, SETTINGS), [whole])
     for n_sites in (2, 6):
         merged = solve(lambda: boosting(whole.table.names, edges, SETTINGS), split(whole, n_sites))
-        np.testing.assert_array_equal(pooled.model.trees.feature, merged.model.trees.feature)
-        np.testing.assert_allclose(pooled.model.outputs, merged.model.outputs, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(pooled.model.importance, merged.model.importance, rtol=1e-9)
+        np.testing.assert_array_equal(pooled.feature, merged.feature)
+        np.testing.assert_allclose(pooled.outputs, merged.outputs, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(pooled.importance, merged.importance, rtol=1e-9)
 
 
 def test_groups_cost_little_and_pass_the_rule():

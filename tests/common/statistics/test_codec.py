@@ -27,7 +27,7 @@ def test_the_union_holds_every_query_class():
     found = set()
     for module in pkgutil.iter_modules(common.statistics.__path__, "common.statistics."):
         for item in vars(importlib.import_module(module.name)).values():
-            if dataclasses.is_dataclass(item) and isinstance(item, type) and hasattr(item, "summarise"):
+            if dataclasses.is_dataclass(item) and hasattr(item, "summarise") and hasattr(item, "case_counts"):
                 found.add(item)
     assert found == set(QUERIES)
     assert len({query.kind for query in QUERIES}) == len(QUERIES)

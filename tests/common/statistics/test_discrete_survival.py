@@ -47,7 +47,7 @@ def test_equal_to_scikit_learn_on_person_periods(n_sites):
 def test_survival_falls_and_orders_the_cases():
     whole = survival_cohort(400, 4, seed=2)
     found = solve(lambda: discrete_hazards(whole.table.names, ENDS, penalty=0.01), split(whole, 3))
-    survival = found.survival(whole.table)
+    survival = found.predict(whole.table)
     assert (np.diff(survival, axis=1) <= 0).all()
     assert concordance_index(whole.outcome.time_days, survival.mean(axis=1), whole.outcome.event) > 0.7
 

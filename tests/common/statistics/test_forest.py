@@ -42,8 +42,8 @@ def test_one_tree_equals_scikit_learn_on_the_bins(seed, n_classes):
     found = grow(whole, split(whole, 5), edges=edges, classes=classes)
     bins = binned(whole.table, whole.table.names, edges)
     oracle = DecisionTreeClassifier(max_depth=4, min_samples_leaf=3, random_state=0).fit(bins, whole.outcome.labels)
-    np.testing.assert_allclose(found.probabilities(whole.table), oracle.predict_proba(bins), atol=1e-12)
-    np.testing.assert_allclose(found.model.importance, oracle.feature_importances_, atol=1e-10)
+    np.testing.assert_allclose(found.predict(whole.table), oracle.predict_proba(bins), atol=1e-12)
+    np.testing.assert_allclose(found.importance, oracle.feature_importances_, atol=1e-10)
 
 
 @settings(max_examples=10, deadline=None)
@@ -57,8 +57,8 @@ def test_the_merged_forest_is_the_pooled_forest(n_sites, seed):
         grow(whole, split(whole, n_sites, seed=seed), settings, edges=edges),
     )
     for name in ("roots", "feature", "cut", "left"):
-        np.testing.assert_array_equal(getattr(pooled.model.trees, name), getattr(merged.model.trees, name))
-    np.testing.assert_array_equal(pooled.model.outputs, merged.model.outputs)
+        np.testing.assert_array_equal(getattr(pooled, name), getattr(merged, name))
+    np.testing.assert_array_equal(pooled.outputs, merged.outputs)
 
 
 def test_as_good_as_scikit_learn_on_new_cases():
@@ -70,9 +70,9 @@ def test_as_good_as_scikit_learn_on_new_cases():
     oracle.fit(train.table.values, train.outcome.labels)
     labels = test.outcome.labels
     expected = roc_auc_score(labels, oracle.predict_proba(test.table.values)[:, 1])
-    assert roc_auc_score(labels, found.probabilities(test.table)[:, 1]) > expected - 0.02
-    assert roc_auc_score(labels, guarded.probabilities(test.table)[:, 1]) > expected - 0.04
-    np.testing.assert_allclose(found.probabilities(test.table).sum(axis=1), 1.0)
+    assert roc_auc_score(labels, found.predict(test.table)[:, 1]) > expected - 0.02
+    assert roc_auc_score(labels, guarded.predict(test.table)[:, 1]) > expected - 0.04
+    np.testing.assert_allclose(found.predict(test.table).sum(axis=1), 1.0)
 
 
 def test_runs_behind_the_small_cell_rule():

@@ -36,7 +36,7 @@ def test_logistic_equals_scikit_learn(penalty, n_sites):
     oracle.fit(standardised(whole), whole.outcome.labels)
     np.testing.assert_allclose(found.coefficients, oracle.coef_[0], rtol=1e-6, atol=1e-9)
     assert found.intercept == pytest.approx(oracle.intercept_[0], rel=1e-6)
-    np.testing.assert_allclose(found.probabilities(whole.table), oracle.predict_proba(standardised(whole)), rtol=1e-6)
+    np.testing.assert_allclose(found.predict(whole.table), oracle.predict_proba(standardised(whole)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
@@ -46,8 +46,7 @@ def test_ridge_equals_scikit_learn(penalty):
     oracle = Ridge(alpha=200 * penalty).fit(standardised(whole), whole.outcome.values)
     np.testing.assert_allclose(found.coefficients, oracle.coef_, rtol=1e-8)
     np.testing.assert_allclose(found.score(whole.table), oracle.predict(standardised(whole)), rtol=1e-8)
-    with pytest.raises(StatisticError, match="no probabilities"):
-        found.probabilities(whole.table)
+    np.testing.assert_array_equal(found.predict(whole.table)[:, 0], found.score(whole.table))
 
 
 @pytest.mark.parametrize("penalty", [0.01, 0.3])
@@ -108,7 +107,7 @@ def test_covariance_of_maximum_likelihood():
     whole = cohort(250, 3)
     found = solve(lambda: ridge_logistic(whole.table.names, penalty=0.0), split(whole, 3))
     design = np.column_stack([np.ones(250), standardised(whole)])
-    p = found.probabilities(whole.table)[:, 1]
+    p = found.predict(whole.table)[:, 1]
     expected = np.linalg.inv((design * (p * (1 - p))[:, None]).T @ design)
     np.testing.assert_allclose(found.covariance, expected, rtol=1e-7, atol=1e-12)
 
