@@ -15,6 +15,7 @@ import numpy as np
 from client.quality.charts import intensity_chart, roi_chart, spacing_chart
 from client.quality.findings import Finding, find, missing_clinical, spacing_text
 from client.quality.measure import CaseQuality, ImageQuality
+from common.error_texts import explain
 from common.errors import CaseError
 
 MOST_PICTURED = 200
@@ -73,7 +74,7 @@ def write_quality_report(
         title=title,
         n_usable=len(ordered),
         n_excluded=len(exclusions),
-        exclusions=sorted(Counter(str(error.code) for error in exclusions).items()),
+        exclusions=[(code, n, explain(code)) for code, n in sorted(Counter(str(e.code) for e in exclusions).items())],
         findings=found,
         sections=[_section(name, numbered, found) for name, numbered in _by_image(ordered).items()],
         clinical=_clinical(ordered),
