@@ -2,8 +2,8 @@
 
 A message becomes ``(header, arrays)``: the header is JSON in which each array is replaced by its index, and
 `Parameters` by their layout and the index of one flat array a dtype (a transport's cost grows with the number of
-arrays, so all tensors travel as one). Decoding is driven by the dataclass's own annotations: an unknown kind, a missing, unknown or
-mistyped field, a bad dtype or a size that does not add up is refused with `MessageError`.
+arrays, so all tensors travel as one). Decoding is driven by the dataclass's own annotations: an unknown kind, a
+missing, unknown or mistyped field, a bad dtype or a size that does not add up is refused with `MessageError`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ Encoded = tuple[bytes, list[Array]]
 ALLOWED_DTYPES = ("<f8", "<f4", "<f2", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b1")
 MAX_HEADER_BYTES = 16 << 20
 MAX_ARRAYS = 4096
+MAX_INT = 2**63
+MAX_DIGITS = 20
+MAX_VALUES = 2**40
+"""Bound of each side of a shape and of the product of all sides."""
+
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in (*REQUESTS, *REPLIES)}
 _NESTED: dict[type, str] = {TableStep: "TableStep", PrivacyEvent: "PrivacyEvent"}
 _HINTS: dict[type, dict[str, Any]] = {cls: typing.get_type_hints(cls) for cls in (*_TYPES.values(), *_NESTED)}
@@ -61,10 +66,11 @@ def decode(header: bytes, arrays: Sequence[Array]) -> Message:
         if array.dtype.str not in ALLOWED_DTYPES:
             raise MessageError(f"array of dtype {array.dtype.str}, expected one of {', '.join(ALLOWED_DTYPES)}")
     try:
-        body = json.loads(header, parse_constant=_refuse_constant)
+        body = json.loads(header, object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_float)
     except (ValueError, RecursionError) as error:
         raise MessageError("message header is not JSON") from error
-    if not isinstance(body, dict) or body.get("@kind") not in _TYPES:
+    kind = body.get("@kind") if isinstance(body, dict) else None
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise MessageError("message header names no known kind")
     unused = set(range(len(arrays)))
     message = _build(_TYPES[body.pop("@kind")], body, _Reader(arrays, unused))
@@ -87,8 +93,26 @@ class _Reader:
         return self.arrays[index]
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not allowed in a header")
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two readers could take different values of a key that is given twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _int(digits: str) -> int:
+    number = int(digits) if len(digits) <= MAX_DIGITS else MAX_INT
+    if not -MAX_INT <= number < MAX_INT:
+        raise ValueError(f"number of {len(digits)} digits")
+    return number
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is not allowed in a header")
+    return number
 
 
 def _fields(value: Any, arrays: list[Array]) -> dict[str, Any]:
@@ -97,7 +121,11 @@ def _fields(value: Any, arrays: list[Array]) -> dict[str, Any]:
 
 def _plain(value: Any, arrays: list[Array]) -> Any:
     """JSON for one value; arrays are appended to ``arrays`` and replaced by ``{"@": index}``."""
-    if isinstance(value, bool | int | str) or value is None:
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int):
+        if not -MAX_INT <= value < MAX_INT:
+            raise MessageError("a message carries numbers of 64 bits")
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"@float": repr(value)}
@@ -206,7 +234,8 @@ def _checked(value: Any, ok: bool, hint: Any, where: str) -> Any:
 
 def _shape(value: Any, where: str) -> tuple[int, ...]:
     ok = isinstance(value, list) and len(value) <= 8
-    ok = ok and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**40 for n in value)
+    ok = ok and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < MAX_VALUES for n in value)
+    ok = ok and math.prod(max(n, 1) for n in value) < MAX_VALUES
     return tuple(_checked(value, ok, "a shape", where))
 
 
@@ -230,7 +259,12 @@ def _read_parameters(value: Any, reader: _Reader, where: str) -> Parameters:
             raise MessageError(f"{where}: broken layout entry")
         name, shape, dtype = entry[0], _shape(entry[1], where), entry[2]
         size = math.prod(shape)
-        if dtype not in flat or flat[dtype].dtype.str != dtype or start[dtype] + size > flat[dtype].size:
+        if (
+            not isinstance(dtype, str)
+            or dtype not in flat
+            or flat[dtype].dtype.str != dtype
+            or start[dtype] + size > flat[dtype].size
+        ):
             raise MessageError(f"{where}: {name} of dtype {dtype} exceeds the packed values")
         parts[name] = typing.cast(
             npt.NDArray[np.floating], flat[dtype][start[dtype] : start[dtype] + size].reshape(shape)

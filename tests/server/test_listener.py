@@ -67,7 +67,9 @@ class Site:
         return self.http.post(path, content=content, headers=self.headers() if headers is None else headers)
 
     def activate(self, headers: dict[str, str] | None = None) -> httpx.Response:
-        return self.post(ACTIVATE, ActivateNodeRequest(public_key=self.public_key, heartbeat_interval=30), headers=headers)
+        return self.post(
+            ACTIVATE, ActivateNodeRequest(public_key=self.public_key, heartbeat_interval=30), headers=headers
+        )
 
     def node(self) -> Node:
         return Node(node_id=ActivateNodeResponse.FromString(self.activate().content).node_id)
