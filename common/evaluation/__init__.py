@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from common.errors import MetricError
 from common.evaluation.regression import ErrorSums
+from common.evaluation.risk_grid import RiskSums, risk_of_survival
 from common.evaluation.scores import ScoreSums
-from common.evaluation.survival import RiskSums, risk_of_survival
 from common.outcomes import ClassOutcome, Outcome, ScalarOutcome
 
 __all__ = ["ErrorSums", "RiskSums", "ScoreSums", "evaluation_sums", "read_sums"]

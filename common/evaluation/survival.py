@@ -1,153 +1,35 @@
-"""Discrimination of predicted risk against follow-up, from counts on an agreed grid of risk and time.
+"""Discrimination of predicted risk against follow-up, from merged `RiskSums`: C-index and time-dependent AUC.
 
-Pairs of cases within one site are compared exactly at the site and sent as a correction (as in
-`common.evaluation.scores`), so the C-index of a single site is Harrell's, exact. Merged, pairs of two sites are
-compared on the grid; `concordance` states how far that can be off.
-
-Comparable are pairs in which the shorter time ended with the event; at equal times the event comes before the
-censoring; equal risks count half (Harrell et al. 1996, Stat. Med. 15:361; as in lifelines and scikit-survival).
+The C-index of a single site is Harrell's, exact. Merged, pairs of two sites are compared on the grid; `concordance`
+states how far that can be off.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from common.arrays import merge_sums
-from common.errors import Code, GateError, MessageError, MetricError
+from common.errors import MetricError
+from common.evaluation.risk_grid import (
+    COMPARABLE,
+    CONCORDANT,
+    MASS,
+    N_TIMES,
+    OWN_MOVED,
+    OWN_OPEN,
+    TIME_EDGES_DAYS,
+    Compared,
+    RiskSums,
+    compared,
+    open_pairs,
+)
 from common.evaluation.uncertainty import FEW_CASES, Estimate, logit_interval, newcombe_auc
-from common.outcomes import SurvivalOutcome
+
+__all__ = ["TIME_EDGES_DAYS", "concordance", "kaplan_meier", "time_dependent_auc"]
 
 Matrix = npt.NDArray[np.float64]
-Grid = npt.NDArray[np.int32]
-Counts = npt.NDArray[np.int64]
-
-N_RISKS = 160
-"""Equal bins of the risk between 0 and 1."""
-
-TIME_EDGES_DAYS: Matrix = np.concatenate(
-    [np.arange(0, 730, 7), np.arange(730, 1826, 15), np.arange(1905, 5480, 90), np.arange(5845, 14700, 365)]
-).astype(np.float64)
-"""Weeks for 2 years, half months to 5, quarters to 15, years to 40; later times fall into the last bin. Bins are open
-below and closed above."""
-N_TIMES = len(TIME_EDGES_DAYS)
-
-CONCORDANT, COMPARABLE, OWN_OPEN, MASS, OWN_MOVED = range(5)
-"""Positions in `RiskSums.pairs`: exact minus gridded pairs (concordant, comparable) within a site; pairs within a site
-that the grid leaves open; what rounding works on (`_mass`), and that times the site's own slack."""
-
-
-@dataclass(frozen=True, eq=False)
-class RiskSums:
-    """Mergeable counts of cases by predicted risk and time.
-
-    Parameters
-    ----------
-    events, censored : ndarray of int32, shape (N_RISKS, N_TIMES)
-        Differences of rounded running counts under the small-cell rule; an entry may then be negative.
-    pairs : ndarray of float64, shape (5,)
-        See `CONCORDANT`.
-    slack : ndarray of int64, shape (1,)
-        Largest error of a running count, summed over sites; 0 without rounding.
-    """
-
-    events: Grid
-    censored: Grid
-    pairs: Matrix
-    slack: Counts
-
-    def __post_init__(self) -> None:
-        shapes = {
-            "events": ((N_RISKS, N_TIMES), np.int32),
-            "censored": ((N_RISKS, N_TIMES), np.int32),
-            "pairs": ((5,), np.float64),
-            "slack": ((1,), np.int64),
-        }
-        for name, (shape, dtype) in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape or array.dtype != dtype or not np.isfinite(array).all():
-                raise ValueError(f"{name}: got {array.dtype} {array.shape}, expected finite {np.dtype(dtype)} {shape}")
-
-    @property
-    def n_events(self) -> int:
-        return int(self.events.sum())
-
-    @property
-    def n_cases(self) -> int:
-        return int(self.events.sum() + self.censored.sum())
-
-    @classmethod
-    def summarise(cls, risk: npt.NDArray[np.floating], outcome: SurvivalOutcome, *, minimum_cases: int = 1) -> RiskSums:
-        """Sums of one site's cases.
-
-        Parameters
-        ----------
-        risk : ndarray, shape (n_cases,)
-            Between 0 and 1, higher for an earlier event: see `risk_of_survival` and `risk_of_score`.
-        minimum_cases : int
-            The site's small-cell minimum.
-
-        Raises
-        ------
-        MetricError
-            Where a risk is not finite or not between 0 and 1.
-        GateError
-            Code ``small_cell``, where 1 to ``minimum_cases`` - 1 cases have the event, or are censored.
-        """
-        r = risk.astype(np.float64)
-        if r.shape != outcome.event.shape or not (np.isfinite(r).all() and (r >= 0).all() and (r <= 1).all()):
-            raise MetricError(f"risks {r.shape} must lie between 0 and 1, one for each of {len(outcome)} cases")
-        n_events = int(outcome.event.sum())
-        for kind, n in (("events", n_events), ("censored cases", len(r) - n_events)):
-            if 0 < n < minimum_cases:
-                raise GateError(f"{n} {kind} here, the minimum is {minimum_cases}", code=Code.SMALL_CELL)
-        events = _grid(r[outcome.event], outcome.time_days[outcome.event], minimum_cases)
-        censored = _grid(r[~outcome.event], outcome.time_days[~outcome.event], minimum_cases)
-        slack = minimum_cases // 2
-        found, on_grid = _exact_pairs(r, outcome), _compared(events, censored)
-        mass = _mass(events, censored)
-        differing = (found[0] - on_grid.concordant, found[1] - on_grid.comparable)
-        pairs = np.array([*differing, _open_pairs(events, censored), mass, mass * slack])
-        return cls(events, censored, pairs, np.array([slack]))
-
-    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> RiskSums:
-        """The sums that arrived as ``arrays``; MessageError where they are not as agreed."""
-        names = {field.name for field in fields(cls)}
-        if arrays.keys() != names:
-            raise MessageError(f"risk sums with fields {sorted(arrays)}, expected {sorted(names)}")
-        try:
-            return cls(**arrays)  # type: ignore[arg-type]  # dtypes are checked by the class
-        except ValueError as wrong:
-            raise MessageError(f"risk sums: {wrong}") from wrong
-
-    @classmethod
-    def merge(cls, parts: Sequence[RiskSums]) -> RiskSums:
-        """The sums of all cases of the parts."""
-        return cls.from_arrays(merge_sums([part.to_arrays() for part in parts]))
-
-
-def risk_of_survival(survival: npt.NDArray[np.floating]) -> Matrix:
-    """One risk a case from its survival probabilities (n_cases, n_times): the mean share that is lost."""
-    lost: Matrix = 1.0 - survival.astype(np.float64).mean(axis=1)
-    return np.clip(lost, 0.0, 1.0)
-
-
-def risk_of_score(score: npt.NDArray[np.floating], *, centre: float = 0.0, scale: float = 1.0) -> Matrix:
-    """Risk between 0 and 1 from a score without limits, such as Cox's linear predictor; the order is kept.
-
-    ``centre`` and ``scale`` are agreed by all sites.
-    """
-    at = np.clip((score.astype(np.float64) - centre) / scale, -500.0, 500.0)
-    risk: Matrix = 1.0 / (1.0 + np.exp(-at))
-    return risk
 
 
 def concordance(sums: RiskSums, *, confidence: float = 0.95) -> Estimate:
@@ -165,15 +47,15 @@ def concordance(sums: RiskSums, *, confidence: float = 0.95) -> Estimate:
     MetricError
         Where no pair is comparable.
     """
-    on_grid = _compared(sums.events, sums.censored)
+    on_grid = compared(sums.events, sums.censored)
     concordant = on_grid.concordant + float(sums.pairs[CONCORDANT])
     comparable = on_grid.comparable + float(sums.pairs[COMPARABLE])
     if comparable < 1:
         raise MetricError(f"no comparable pair among {sums.n_cases} cases with {sums.n_events} events")
     value = min(max(concordant / comparable, 0.0), 1.0)
-    open_pairs = _open_pairs(sums.events, sums.censored) - float(sums.pairs[OWN_OPEN])
+    unsure = open_pairs(sums.events, sums.censored) - float(sums.pairs[OWN_OPEN])
     moved = float(sums.pairs[MASS]) * float(sums.slack[0]) - float(sums.pairs[OWN_MOVED])
-    off = max(open_pairs, 0.0) + 4 * max(moved, 0.0)
+    off = max(unsure, 0.0) + 4 * max(moved, 0.0)
     bound = min(off / (comparable - off), 1.0) if off < comparable else 1.0
     n_others = max(sums.n_cases - sums.n_events, 1)
     if min(sums.n_events, n_others) < FEW_CASES or not 0 < value < 1:
@@ -228,108 +110,11 @@ def time_dependent_auc(sums: RiskSums, *, at_days: float, confidence: float = 0.
     return Estimate(value, low, high, "Newcombe's method 5", bound)
 
 
-@dataclass(frozen=True, eq=False)
-class _Compared:
-    """Pairs on the grid, and for a case in each cell how many pairs it is in and how many of them agree."""
-
-    concordant: float
-    comparable: float
-    agreeing: tuple[Matrix, Matrix]
-    compared: tuple[Matrix, Matrix]
-
-
-def _compared(events: Grid, censored: Grid) -> _Compared:
-    """Compare each event with all cases of later time bins and the censored ones of its own bin."""
-    e, both = events.astype(np.float64), (events + censored).astype(np.float64)
-    outlasting = _after(both) + censored
-    as_event = _below(outlasting)
-    earlier_events = _before(e)
-    above_earlier, above_equal = _above(earlier_events), _above(earlier_events + e)
-    n_outlasting = np.broadcast_to(outlasting.sum(axis=0), e.shape)
-    n_earlier = np.broadcast_to(earlier_events.sum(axis=0), e.shape)
-    n_equal = np.broadcast_to((earlier_events + e).sum(axis=0), e.shape)
-    return _Compared(
-        concordant=float((e * as_event).sum()),
-        comparable=float((e * n_outlasting).sum()),
-        agreeing=(as_event + above_earlier, above_equal),
-        compared=(n_outlasting + n_earlier, n_equal),
-    )
-
-
-def _jackknife_variance(sums: RiskSums, on_grid: _Compared, value: float) -> float:
+def _jackknife_variance(sums: RiskSums, on_grid: Compared, value: float) -> float:
     total = 2 * on_grid.comparable
     squares = 0.0
-    for counts, agreeing, compared in zip(
+    for counts, agreeing, partners in zip(
         (sums.events, sums.censored), on_grid.agreeing, on_grid.compared, strict=True
     ):
-        squares += float((counts * (2 * (agreeing - value * compared) / total) ** 2).sum())
+        squares += float((counts * (2 * (agreeing - value * partners) / total) ** 2).sum())
     return max(squares, 0.0)
-
-
-def _open_pairs(events: Grid, censored: Grid) -> float:
-    """Pairs with an event whose order the grid leaves open: in one time bin, and half of those in one risk bin."""
-    e, both = events.astype(np.float64), (events + censored).astype(np.float64)
-    one_time = float(e.sum(axis=0) @ both.sum(axis=0))
-    one_risk = float((e * (_after(both) + censored)).sum())
-    return one_time + 0.5 * one_risk
-
-
-def _mass(events: Grid, censored: Grid) -> float:
-    """What a unit of error in the running counts is multiplied with, at most, in a count of pairs.
-
-    Concordant pairs are a sum over two measures on the grid with a kernel that is monotone in each axis. Where one
-    measure's running counts err by at most s, Abel's summation over both axes moves the sum by at most 3 s times the
-    other measure's mass (inside, upper risk edge, last time), comparable pairs by s times it.
-    """
-    n_events, n_censored = float(events.sum()), float(censored.sum())
-    return n_events + n_censored + 2 * float(np.abs(events).sum())
-
-
-def _exact_pairs(risk: Matrix, outcome: SurvivalOutcome) -> tuple[float, float]:
-    """Concordant and comparable pairs of one site's cases, event by event."""
-    concordant = comparable = 0.0
-    time, event = outcome.time_days, outcome.event
-    for i in np.flatnonzero(event):
-        later = (time > time[i]) | ((time == time[i]) & ~event)
-        others = risk[later]
-        comparable += len(others)
-        concordant += float(np.count_nonzero(others < risk[i]) + 0.5 * np.count_nonzero(others == risk[i]))
-    return concordant, comparable
-
-
-def _grid(risk: Matrix, time_days: Matrix, base: int) -> Grid:
-    row = np.minimum((risk * N_RISKS).astype(np.int64), N_RISKS - 1)
-    column = np.searchsorted(TIME_EDGES_DAYS[1:], time_days, side="left")
-    counts: Grid = np.zeros((N_RISKS, N_TIMES), dtype=np.int32)
-    np.add.at(counts, (row, column), 1)
-    return _rounded(counts, base) if base > 1 else counts
-
-
-def _rounded(counts: Grid, base: int) -> Grid:
-    """Counts whose running totals over both axes are multiples of ``base``, the grand total exact."""
-    running = counts.cumsum(axis=0).cumsum(axis=1)
-    total = running[-1, -1]
-    running = np.minimum((running + base // 2) // base * base, total)
-    running[-1, -1] = total
-    cells: Grid = np.diff(np.diff(running, axis=0, prepend=0), axis=1, prepend=0).astype(np.int32)
-    return cells
-
-
-def _after(counts: Matrix) -> Matrix:
-    """Sum over later time bins."""
-    return counts[:, ::-1].cumsum(axis=1)[:, ::-1] - counts
-
-
-def _before(counts: Matrix) -> Matrix:
-    """Sum over earlier time bins."""
-    return counts.cumsum(axis=1) - counts
-
-
-def _below(counts: Matrix) -> Matrix:
-    """Sum over lower risk bins, and half of the own."""
-    return counts.cumsum(axis=0) - 0.5 * counts
-
-
-def _above(counts: Matrix) -> Matrix:
-    """Sum over higher risk bins, and half of the own."""
-    return counts[::-1].cumsum(axis=0)[::-1] - 0.5 * counts

@@ -11,16 +11,8 @@ from lifelines.utils import concordance_index
 
 from common.errors import GateError, MessageError, MetricError
 from common.evaluation import evaluation_sums, read_sums
-from common.evaluation.survival import (
-    N_RISKS,
-    TIME_EDGES_DAYS,
-    RiskSums,
-    concordance,
-    kaplan_meier,
-    risk_of_score,
-    risk_of_survival,
-    time_dependent_auc,
-)
+from common.evaluation.risk_grid import N_RISKS, TIME_EDGES_DAYS, RiskSums, risk_of_score, risk_of_survival
+from common.evaluation.survival import concordance, kaplan_meier, time_dependent_auc
 from common.outcomes import SurvivalOutcome
 from tests.common.evaluation.predictions import dealt
 
