@@ -10,12 +10,12 @@ from common.codec import encode, encoded_size
 from common.config.loading import digest, error_code
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
-from common.errors import Code, FedradError, GateError
+from common.errors import Code, FedradError, GateError, StateError
 from common.journal import JsonLines
 from common.messages import (
+    SCHEMA_VERSION,
     AskStatistic,
     Done,
-    Evaluate,
     Finish,
     Hello,
     Prepare,
@@ -46,61 +46,89 @@ class Site:
         self._opened: dict[str, PreparedStudy] = {}
 
     def answer(self, request: Request) -> Reply:
-        """The reply to a request; a failure becomes a `Refusal` with its code, and its sentence stays in the log."""
+        """The reply to a request; a failure becomes a `Refusal` with its code, and its sentence stays in the log.
+
+        Nothing leaves that the outbox does not record: where it cannot be written, the reply is a refusal.
+        """
         started = perf_counter()
-        reply: Reply
+        reply = self._logged_answer(request)
         try:
-            reply = self._answer(request)
-        except FedradError as error:
-            self.log.write("refused", request=type(request).__name__, code=error.code, reason=str(error))
-            reply = Refusal(error.code)
-        except Exception as error:  # noqa: BLE001 - whatever a library raises, its text must not leave the site
-            self.log.write("failed", request=type(request).__name__, reason=f"{type(error).__name__}: {error}")
-            reply = Refusal(error_code(error))
-        self._record(request, reply, perf_counter() - started)
+            self._record(request, reply, perf_counter() - started)
+        except StateError as error:
+            return Refusal(error.code)
         return reply
 
     def opened(self, study_digest: str) -> StudyAtSite:
         """An approved study on this site's cases, for those who stand inside the hospital."""
         return self._approved(study_digest).opened()
 
+    def close(self) -> None:
+        """End the processes of studies that are still being prepared."""
+        for study in self._opened.values():
+            study.close()
+        self._opened.clear()
+
+    def _logged_answer(self, request: Request) -> Reply:
+        name = type(request).__name__
+        try:
+            try:
+                return self._answer(request)
+            except FedradError as error:
+                self.log.write("refused", request=name, code=error.code, reason=str(error))
+                return Refusal(error.code)
+            except Exception as error:  # noqa: BLE001 - whatever a library raises, its text must not leave the site
+                self.log.write("failed", request=name, reason=f"{type(error).__name__}: {error}")
+                return Refusal(error_code(error))
+        except StateError as error:  # the log itself cannot be written
+            return Refusal(error.code)
+
     def _answer(self, request: Request) -> Reply:
-        study = self._approved(request.study_digest)
         if isinstance(request, Hello):
             return self._hello(request)
+        if isinstance(request, Finish):
+            return self._finish(request)
+        study = self._approved(request.study_digest)
         if isinstance(request, Prepare):
             return study.prepare(request.budget_s)
         if isinstance(request, AskStatistic):
             return study.opened().statistic(request)
         if isinstance(request, Train):
             return study.opened().train(request)
-        if isinstance(request, Evaluate):
-            return study.opened().evaluate(request)
-        return self._finish(request)
+        return study.opened().evaluate(request)
 
     def _approved(self, study_digest: str) -> PreparedStudy:
+        study = self._require_approval(study_digest)
+        if study_digest not in self._opened:
+            self._opened[study_digest] = PreparedStudy(study, self.config, self.log)
+        return self._opened[study_digest]
+
+    def _require_approval(self, study_digest: str) -> StudyConfig:
         study = self._studies.get(study_digest)
         if study is None:
             known = ", ".join(f"{study.name} {key[:12]}" for key, study in self._studies.items())
             reason = f"study {study_digest[:12]} is not approved here; approved: {known}"
             raise GateError(reason, code=Code.STUDY_NOT_APPROVED)
-        if study_digest not in self._opened:
-            self._opened[study_digest] = PreparedStudy(study, self.config, self.log)
-        return self._opened[study_digest]
+        return study
 
     def _hello(self, request: Hello) -> Welcome:
-        own = versions()
+        """Versions first: with another version the same study file may have another digest."""
+        own = versions() | {"message schema": str(SCHEMA_VERSION)}
+        theirs = {**request.versions, "message schema": str(request.schema_version)}
         differing = [
-            f"{name} {own.get(name, 'absent')} here, {got} at the coordinator"
-            for name, got in sorted(request.versions.items())
-            if own.get(name) != got
+            f"{name} {own.get(name, 'absent')} here, {theirs.get(name, 'absent')} at the coordinator"
+            for name in sorted(own.keys() | theirs.keys())
+            if own.get(name) != theirs.get(name)
         ]
         if differing:
             raise GateError("; ".join(differing), code=Code.VERSION_MISMATCH)
-        return Welcome(self.config.site, own)
+        self._approved(request.study_digest)
+        return Welcome(self.config.site, versions())
 
     def _finish(self, request: Finish) -> Done:
-        self._opened.pop(request.study_digest, None)
+        self._require_approval(request.study_digest)
+        study = self._opened.pop(request.study_digest, None)
+        if study is not None:
+            study.close()
         return Done()
 
     def _record(self, request: Request, reply: Reply, seconds: float) -> None:

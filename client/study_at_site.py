@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from client.case_cache import CaseCache
 from client.dataset import Dataset, Rows, build_dataset
@@ -15,10 +16,10 @@ from client.ingest.manifest import clinical_names, read_manifest
 from client.preparation import study_feature_names
 from client.training.loop import ModelData, Position, TrainingData, predict, train
 from client.worklist import Worklist
-from common.arrays import difference
+from common.arrays import Parameters, difference
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig, StudyModel
-from common.errors import CaseError, Code, GateError
+from common.errors import CaseError, Code, GateError, MessageError, StatisticError
 from common.evaluation import evaluation_sums
 from common.journal import JsonLines
 from common.messages import (
@@ -76,12 +77,19 @@ class StudyAtSite:
         return StatisticSums(len(rows), sums)
 
     def train(self, request: Train) -> LocalUpdate:
-        """One round of local epochs from the request's parameters; the delta leaves."""
-        entry = self.study.study_model(request.model)
+        """One round of local epochs from the request's parameters; the delta leaves.
+
+        Raises
+        ------
+        StatisticError
+            If the training ran away from finite numbers.
+        """
+        entry = self._entry(request.model)
+        if request.round_number > entry.rounds:
+            raise MessageError(f"round {request.round_number} of {entry.name}, which has {entry.rounds}")
         rows = self._rows(request.fold, "train")
         inputs = self._inputs(entry, rows, request.table_steps)
-        module = entry.model.build(self.study.model_inputs(inputs.table.shape[1] if inputs.table is not None else 0))
-        set_parameters(module, request.parameters)
+        module = self._module(entry, inputs, request.parameters)
         strategy = self.study.federated.strategy.build()
         reference = [parameter.detach().clone() for parameter in module.parameters()]
         result = train(
@@ -97,15 +105,16 @@ class StudyAtSite:
             device=torch.device(self.trainer.device),
         )
         delta = difference(get_parameters(module), request.parameters)
+        if not delta.all_finite():
+            raise StatisticError(f"round {request.round_number} of {entry.name} ended in numbers that are not finite")
         return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, result.train_loss[-1])
 
     def evaluate(self, request: Evaluate) -> EvaluationSums:
         """Mergeable sums of the model's predictions on a split."""
-        entry = self.study.study_model(request.model)
+        entry = self._entry(request.model)
         rows = self._rows(request.fold, request.split)
         inputs = self._inputs(entry, rows, request.table_steps)
-        module = entry.model.build(self.study.model_inputs(inputs.table.shape[1] if inputs.table is not None else 0))
-        set_parameters(module, request.parameters)
+        module = self._module(entry, inputs, request.parameters)
         logits = predict(module, inputs, device=torch.device(self.trainer.device))
         sums = evaluation_sums(
             self._task.link(logits), self.data.outcome.take(rows), minimum_cases=self.trainer.minimum_cases
@@ -124,7 +133,25 @@ class StudyAtSite:
         widened = widen_missing(raw, minimum_cases=self.trainer.minimum_cases)
         return replace(widened, table=apply_steps(widened.table, decode_steps(steps)))
 
+    def _entry(self, model: str) -> StudyModel:
+        try:
+            return self.study.study_model(model)
+        except KeyError as error:
+            raise MessageError(f"the study has no model {model!r}") from error
+
+    def _module(self, entry: StudyModel, inputs: ModelData, parameters: Parameters) -> nn.Module:
+        n_columns = 0 if inputs.table is None else inputs.table.shape[1]
+        module = entry.model.build(self.study.model_inputs(n_columns))
+        try:
+            set_parameters(module, parameters)
+        except ValueError as error:
+            raise MessageError(f"model {entry.name}: {error}") from error
+        return module
+
     def _rows(self, fold: int, split: Split) -> Rows:
+        # a fold beyond the last would make training cases of those that are held out
+        if not 0 <= fold < self.study.n_folds:
+            raise MessageError(f"fold {fold}, the study has {self.study.n_folds}")
         rows = self.data.rows(fold, split)
         if len(rows) < self.trainer.minimum_cases:
             reason = f"{len(rows)} {split} cases in fold {fold}, the minimum here is {self.trainer.minimum_cases}"
@@ -173,6 +200,10 @@ class PreparedStudy:
         schema = FeatureTable(np.zeros((0, len(names))), names, ()).schema_digest
         exclusions = Counter(str(fault.code) for fault in work.faults)
         return Prepared(work.n_listed, len(work.done), len(work.pending), dict(exclusions), schema, names)
+
+    def close(self) -> None:
+        """End the processes that prepare cases."""
+        self._preparation.close()
 
     def opened(self) -> StudyAtSite:
         """The study on all usable cases; after a restart this reads them from the cache first."""

@@ -38,8 +38,8 @@ def patch_pair(image: Volume, roi: Volume, *, spacing_mm: Sequence[float], shape
     z, y, x = np.meshgrid(*offsets, indexing="ij")
     world = np.stack([x, y, z]).reshape(3, -1) + centre[:, None]
     index = np.linalg.solve(image.affine[:3, :3], world - image.affine[:3, 3][:, None])
-    # column k of the inverse turned into "how many voxels of axis k one patch voxel spans"
-    per_axis = np.abs(np.linalg.inv(image.affine[:3, :3])[:, ::-1] * np.asarray(spacing_mm)).max(axis=1)
+    # row k of the inverse says how many voxels of axis k one patch voxel spans; its length does not feel a rotation
+    per_axis = np.linalg.norm(np.linalg.inv(image.affine[:3, :3])[:, ::-1] * np.asarray(spacing_mm), axis=1)
     sigma = np.where(per_axis > 1, 0.5 * np.sqrt(np.maximum(per_axis**2 - 1, 0)), 0.0)
     low, window = _window(index, sigma, image.shape)
     local = index - low[:, None]
@@ -55,6 +55,6 @@ def _window(
 ) -> tuple[npt.NDArray[np.float64], tuple[slice, ...]]:
     """The part of the image that the box and its smoothing touch: its first voxel and its slices."""
     margin = np.ceil(4 * sigma) + 1
-    low = np.clip(np.floor(index.min(axis=1) - margin), 0, np.asarray(shape) - 2)
-    high = np.clip(np.ceil(index.max(axis=1) + margin) + 1, low + 2, shape)
+    low = np.clip(np.floor(index.min(axis=1) - margin), 0, np.asarray(shape) - 1)
+    high = np.clip(np.ceil(index.max(axis=1) + margin) + 1, low + 1, shape)
     return low, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
