@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -51,7 +52,7 @@ def check(site_file: SiteFile) -> None:
         excluded += len(prepared.faults)
         console.print(_summary(config, study, prepared))
         for fault in prepared.faults:
-            console.print(f"  [yellow]{fault.code}[/]  {fault}", highlight=False, soft_wrap=True)
+            console.print(f"  [yellow]{fault.code}[/]  {escape(str(fault))}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if excluded else 0)
 
 
@@ -88,7 +89,7 @@ def start(site_file: SiteFile) -> None:
     site = Site(config, studies)
     console = Console()
     console.print(f"site {config.site}: {len(studies)} approved studies, coordinator {config.coordinator.address}")
-    serve(NodeConnection.of(config.coordinator), site.answer, stop=stop, on_event=console.print)
+    serve(NodeConnection.of(config.coordinator), site.answer, stop=stop, on_event=lambda text: console.print(text, markup=False))
 
 
 def _load(site_file: Path) -> tuple[SiteConfig, list[StudyConfig]]:

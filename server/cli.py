@@ -89,7 +89,7 @@ def start(home: Home, listen: Listen) -> None:
     stop = _stop_on_signals()
 
     def tell(text: str) -> None:
-        console.print(text, highlight=False)
+        console.print(text, highlight=False, markup=False)
 
     with open_federation(home, listen, tell=tell) as federation:
         serve_queue(home, federation, stop=stop, tell=tell)

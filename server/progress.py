@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 PLAIN_EVERY_S = 5.0
@@ -56,7 +57,7 @@ class StudyProgress:
         elif event == "answer" and line["code"]:
             self.say(f"[yellow]{line['site']} refused {line['request']}:[/] {line['code']}")
         elif event == "note":
-            self.say(str(line["text"]))
+            self.say(escape(str(line["text"])))
 
     def _advance(self, name: str, done: int, total: int, note: str) -> None:
         if name not in self._tasks:

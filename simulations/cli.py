@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from client.cli import site_app
 from client.radiomics.cli import app as radiomics_app
@@ -81,7 +82,7 @@ def main() -> None:
     try:
         app()
     except FedradError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {error}", highlight=False, markup=True)
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(_exit_code(error))
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")
