@@ -129,7 +129,7 @@ def test_the_share_sums_to_the_volume_of_the_roi(spacing: tuple[float, float, fl
 
 
 def test_fine_texture_does_not_fold_into_coarse_stripes():
-    """A pattern of period 2 voxels read every 4 voxels is nearly flat; plain interpolation would keep its full swing."""
+    """A pattern of period 2 voxels read every 4 voxels is nearly flat; plain interpolation would keep its swing."""
     stripes = np.where(np.indices(SHAPE)[2] % 2, 1.0, -1.0)
     image, roi = placed(stripes, spacing=(1, 1, 1)), placed(box_roi(), spacing=(1, 1, 1))
     found, _ = patch_pair(image, roi, spacing_mm=(4.0, 4.0, 4.0), shape=(3, 3, 3))
