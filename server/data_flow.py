@@ -11,7 +11,7 @@ from server.record import Flow, StudyResults
 WHAT_LEFT: Mapping[str, str] = {
     "Welcome": "The site's name and the versions of its software.",
     "Prepared": "Numbers of cases: listed, usable, excluded by code; names of the features.",
-    "StatisticSums": "Sums over the training cases (as each feature's count, mean, variance), the number of cases.",
+    "StatisticSums": "Sums over the training cases, from which mean and variance of each feature follow; their number.",
     "LocalUpdate": "The change of the model's parameters, one training loss, the number of cases.",
     "EvaluationSums": "Counts of test cases by class and by bin of the predicted probability, sums of errors.",
     "Done": "An acknowledgement.",

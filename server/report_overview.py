@@ -136,7 +136,7 @@ def cell(found: Score, *, scale: Scale | None = None, n_expected: int | None = N
     if n_expected is not None and found.n_cases != n_expected:
         notes.append(f"{found.n_cases} cases")
     if scale is None and found.result.bound >= NOTABLE_BOUND:
-        notes.append(f"± {found.result.bound:.3f} by rounding")
+        notes.append(f"± {found.result.bound:.3f} by binning")
     return Cell(
         value=decimal(found.result.value),
         interval=f"{decimal(found.result.low)} to {decimal(found.result.high)}",
@@ -149,7 +149,7 @@ def warnings(results: StudyResults) -> tuple[str, ...]:
     """What a reader must know before any number: unfinished runs, few events, hospitals without an answer."""
     sentences = list(_unfinished(results))
     sentences += event_warnings(results)
-    sentences += _rounding(results)
+    sentences += _binning(results)
     for entry in results.study.models:
         for course in results.courses:
             lacking = results.sites_without_answer(course, entry.name)
@@ -177,12 +177,10 @@ def reading_notes(study: StudyConfig) -> tuple[str, ...]:
             f"Cross-validation: every internal case is tested once, by that one of {study.split.count} trained models "
             "that has not seen it. Scores of the folds are pooled, as if one model had given them."
         )
-    if study.privacy.minimum_cases > 1:
-        notes.append(
-            f"Counts that left a hospital were rounded to multiples of its minimum (at least "
-            f"{study.privacy.minimum_cases} cases). “± by rounding” says how far, at most, a value can lie from the "
-            "exact one, in the worst case; intervals do not contain this."
-        )
+    notes.append(
+        "Hospitals send counts in agreed bins, rounded where their small-cell rule asks for it. “± by binning” says "
+        "how far a value can lie from that of the single scores, in the worst case; intervals do not contain this."
+    )
     return tuple(notes)
 
 
@@ -253,7 +251,7 @@ def _verdict(study: StudyConfig, found: Estimate, local: Sequence[float]) -> str
     return "The best local-only value lies inside the federated interval: these intervals alone do not show a gain."
 
 
-def _rounding(results: StudyResults) -> list[str]:
+def _binning(results: StudyResults) -> list[str]:
     """How far the headline values may lie from the exact ones, where a reader would see it."""
     study = results.study
     scores = [score(results, c, m.name, s) for c in results.courses for m in study.models for s in case_sets(study)]
@@ -261,8 +259,9 @@ def _rounding(results: StudyResults) -> list[str]:
     if largest < 10 * NOTABLE_BOUND:
         return []
     return [
-        f"The hospitals rounded what they count (small-cell rule), so a value of {headline_label(study)} can lie up to "
-        f"{largest:.3f} from that of the single scores, in the worst case; the intervals do not contain this."
+        "Hospitals send counts in agreed bins, rounded where their small-cell rule asks for it, and no scores: a value "
+        f"of {headline_label(study)} can lie up to {largest:.3f} from that of the single scores, in the worst case. "
+        "The intervals do not contain this."
     ]
 
 

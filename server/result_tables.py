@@ -85,9 +85,10 @@ def event_warnings(results: StudyResults) -> tuple[str, ...]:
             continue
         largest = max(scores, key=lambda entry: entry.n_cases)
         if largest.n_cases and largest.fewest < limit:
-            groups = " and ".join(f"{n} with “{name}”" for name, n in largest.groups) or "no classes"
+            groups = " and ".join(f"{n} with “{name}”" for name, n in largest.groups)
+            counted = f" ({groups}), fewer than {limit} in the smallest group" if groups else f", fewer than {limit}"
             sentences.append(
-                f"{largest.n_cases} {cases.name} test cases ({groups}), fewer than {limit} in the smallest group: "
+                f"{largest.n_cases} {cases.name} test cases{counted}: "
                 "this proves that the pipeline runs, not that a model works."
             )
     return tuple(sentences)

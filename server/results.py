@@ -90,7 +90,7 @@ def _read_run(folder: Path) -> StudyResults:
         versions=preparation.values["versions"] if preparation else {},
         cases=tuple(_cases(study, preparation, unassigned)),
         evaluations=_evaluations(store),
-        trainings=tuple(_trainings(study, store)),
+        trainings=_trainings(study, store),
         flows=_flows(lines),
         waits=_waits(lines),
         time_line=_time_line(lines),
@@ -137,20 +137,26 @@ def _evaluations(store: CheckpointStore) -> dict[tuple[str, str, str], SiteEvalu
     }
 
 
-def _trainings(study: StudyConfig, store: CheckpointStore) -> Iterator[Training]:
+def _trainings(study: StudyConfig, store: CheckpointStore) -> tuple[Training, ...]:
+    """By model in the study's order, then by course and fold."""
+    found = []
     for course, model, fold, unit in _units(store, "training"):
         state = TrainingState.from_unit(unit)
-        yield Training(
-            course=course,
-            model=model,
-            fold=fold,
-            round_number=state.round_number,
-            rounds=study.study_model(model).rounds,
-            n_parameters=state.parameters.size,
-            sha256=state.parameters.digest(),
-            history=state.history,
-            absent=state.absent,
+        found.append(
+            Training(
+                course=course,
+                model=model,
+                fold=fold,
+                round_number=state.round_number,
+                rounds=study.study_model(model).rounds,
+                n_parameters=state.parameters.size,
+                sha256=state.parameters.digest(),
+                history=state.history,
+                absent=state.absent,
+            )
         )
+    order = [entry.name for entry in study.models]
+    return tuple(sorted(found, key=lambda training: (order.index(training.model), training.course, training.fold)))
 
 
 def _flows(lines: Sequence[Mapping[str, Any]]) -> tuple[Flow, ...]:

@@ -153,11 +153,11 @@ def test_counts_that_do_not_add_up_are_said(whole):
     assert "east: the counts of cases do not add up" in Outline(page(broken)).text
 
 
-def test_rounding_is_said_where_it_matters(tmp_path):
+def test_binning_is_said_where_it_matters(tmp_path):
     _, text = report(tmp_path / "rounded", study_text(minimum=5))
-    assert "The hospitals rounded what they count" in text
+    assert "in the worst case. The intervals" in text
     _, text = report(tmp_path / "exact", study_text(minimum=1))
-    assert "The hospitals rounded what they count" not in text
+    assert "in the worst case. The intervals" not in text
 
 
 def test_nothing_from_the_study_becomes_markup(tmp_path):
