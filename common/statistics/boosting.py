@@ -16,12 +16,12 @@ from scipy.special import expit
 
 from common.errors import StatisticError
 from common.outcomes import ClassOutcome
+from common.statistics.case_groups import SiteCases
 from common.statistics.columns import Indices, Matrix, response
 from common.statistics.linear_sums import LinearSumsQuery
 from common.statistics.outcome_groups import outcome_labels
 from common.statistics.procedure import Cohort, Procedure, Sums
 from common.statistics.trees import (
-    SiteBins,
     TreeModel,
     Trees,
     best_cuts,
@@ -55,7 +55,7 @@ class BoostingQuery:
         What each leaf of the finished trees adds to the score.
     leaves : ndarray of int64, shape (n_leaves,)
     group_size : int
-        See `common.statistics.trees`.
+        See `common.statistics.case_groups`.
     """
 
     kind: ClassVar[str] = "boosting"
@@ -88,13 +88,14 @@ class BoostingQuery:
 
     def summarise(self, cohort: Cohort) -> Sums:
         site = self._site(cohort)
-        finished = Trees(self.roots[:-1], self.feature, self.cut, self.left).leaves(site.bins)
+        bins = binned(cohort.table, self.names, self.edges)
+        finished = Trees(self.roots[:-1], self.feature, self.cut, self.left).leaves(bins)
         score = self.start + self.outputs[finished].sum(axis=1)
         if score.size and self.loss == "logistic" and np.abs(score).max() > MAX_SCORE:
             raise StatisticError(f"scores beyond {MAX_SCORE:g}: the classes are separated; stop earlier or shrink more")
         sums = self._derivatives(cohort, score)
         every = np.arange(len(self.names))
-        found = [site.grouped_sums(rows, every, sums[rows]) for rows in self._rows_of_leaves(site)]
+        found = [site.sums(rows, every, sums[rows]) for rows in self._rows_of_leaves(site)]
         return {"sums": np.stack(found)}
 
     def case_counts(self, cohort: Cohort) -> Indices:
@@ -111,13 +112,12 @@ class BoostingQuery:
         p = expit(score)
         return np.column_stack([np.ones(len(target)), p - target, p * (1 - p)])
 
-    def _site(self, cohort: Cohort) -> SiteBins:
+    def _site(self, cohort: Cohort) -> SiteCases:
         labels, names = outcome_labels(cohort)
-        bins = binned(cohort.table, self.names, self.edges)
-        return SiteBins(bins, labels, len(names), self.edges.shape[1], self.group_size)
+        return SiteCases.of(cohort.table, self.names, self.edges, labels, len(names), self.group_size)
 
-    def _rows_of_leaves(self, site: SiteBins) -> list[Indices]:
-        inside = site.assigned(self._trees, len(self.roots) - 1, np.arange(len(site.bins)))
+    def _rows_of_leaves(self, site: SiteCases) -> list[Indices]:
+        inside = site.assigned(self._trees, len(self.roots) - 1, np.arange(len(site.values)))
         none = np.zeros(0, dtype=np.int64)
         return [inside.get(int(leaf), none) for leaf in self.leaves]
 
@@ -137,7 +137,7 @@ class BoostingSettings:
     least_cases : int
         Cases on either side of a cut, over all sites.
     group_size : int
-        The study's minimum of cases; see `common.statistics.trees`.
+        The study's minimum of cases; see `common.statistics.case_groups`.
     """
 
     loss: Loss = "logistic"

@@ -15,15 +15,14 @@ import numpy as np
 
 from common.errors import StatisticError
 from common.rng import generator
+from common.statistics.case_groups import SiteCases
 from common.statistics.columns import Indices, Matrix, class_labels
 from common.statistics.procedure import Cohort, Procedure, Sums
 from common.statistics.stability import drawn_weights
 from common.statistics.trees import (
-    SiteBins,
     TreeModel,
     Trees,
     best_cuts,
-    binned,
     check_edges,
     require_edges,
     shares,
@@ -50,7 +49,7 @@ class ForestQuery:
         Features looked at in each leaf.
     bootstrap : bool
     group_size : int
-        See `common.statistics.trees`.
+        See `common.statistics.case_groups`.
     """
 
     kind: ClassVar[str] = "forest"
@@ -95,7 +94,7 @@ class ForestQuery:
         site, member = self._site(cohort), labels[:, None] == np.arange(len(self.classes))
         counts = np.zeros((*self.columns.shape, self.edges.shape[1] + 1, len(self.classes)))
         for i, rows, weights in self._rows_of_leaves(cohort, site):
-            counts[i] = site.grouped_sums(rows, self.columns[i], weights[:, None] * member[rows])
+            counts[i] = site.sums(rows, self.columns[i], weights[:, None] * member[rows])
         return {"counts": counts.astype(np.int64)}
 
     def case_counts(self, cohort: Cohort) -> Indices:
@@ -111,12 +110,11 @@ class ForestQuery:
             raise StatisticError(f"classes {classes} at this site, the study agreed on {self.classes}")
         return labels, classes
 
-    def _site(self, cohort: Cohort) -> SiteBins:
+    def _site(self, cohort: Cohort) -> SiteCases:
         labels, classes = self._labels(cohort)
-        bins = binned(cohort.table, self.names, self.edges)
-        return SiteBins(bins, labels, len(classes), self.edges.shape[1], self.group_size)
+        return SiteCases.of(cohort.table, self.names, self.edges, labels, len(classes), self.group_size)
 
-    def _rows_of_leaves(self, cohort: Cohort, site: SiteBins) -> list[tuple[int, Indices, Matrix]]:
+    def _rows_of_leaves(self, cohort: Cohort, site: SiteCases) -> list[tuple[int, Indices, Matrix]]:
         """Position, rows and weights of each leaf that is asked for."""
         n_cases, n_trees = cohort.table.n_cases, len(self.roots)
         weights = drawn_weights(cohort, "bootstrap", 0, n_trees) if self.bootstrap else np.ones((n_cases, n_trees))
@@ -143,7 +141,7 @@ class ForestSettings:
         (Drawn) cases on either side of a cut, over all sites.
     bootstrap : bool
     group_size : int
-        The study's minimum of cases; see `common.statistics.trees`.
+        The study's minimum of cases; see `common.statistics.case_groups`.
     seed : int
         Of the features drawn in each node.
     """

@@ -2,11 +2,6 @@
 
 A feature is seen only through agreed edges: a cut at edge j sends ``value <= edge j`` to the left. Sums over the cases
 up to each cut are all that growing a tree needs, they merge by addition, and so the merged tree is the pooled one.
-
-Small cells: with ``group_size`` above 1 a site moves its cases in *groups*. Within a node the cases are ordered by the
-feature and cut into groups that hold, of each outcome class, no case or at least ``group_size``; a cut that would fall
-into a group is taken at the group's nearer end, in what is sent and in where the cases go. So no sum, no difference of
-sums up to two cuts and no node ever stands for a small number of a site's cases of a class. With 1 all is exact.
 """
 
 from __future__ import annotations
@@ -159,103 +154,6 @@ def check_edges(names: tuple[str, ...], edges: Matrix) -> None:
         raise ValueError(f"edges {edges.shape} do not fit {len(names)} features")
     if (np.diff(edges, axis=1) < 0).any():
         raise ValueError("edges must not decrease")
-
-
-@dataclass(frozen=True, eq=False)
-class SiteBins:
-    """A site's binned cases, their outcome labels, and the size of the groups that they move in.
-
-    Parameters
-    ----------
-    bins : ndarray of int64, shape (n_cases, n_features)
-    labels : ndarray of int64, shape (n_cases,)
-    n_labels, n_edges, group_size : int
-    """
-
-    bins: Indices
-    labels: Indices
-    n_labels: int
-    n_edges: int
-    group_size: int
-
-    def kept(self, rows: Indices) -> Indices:
-        """``rows``, or none of them where they (or the cases left out) are a small number of some class."""
-        counts = np.bincount(self.labels[rows], minlength=self.n_labels)
-        rest = np.bincount(self.labels, minlength=self.n_labels) - counts
-        small = [((n > 0) & (n < self.group_size)).any() for n in (counts, rest)]
-        return rows[:0] if any(small) else rows
-
-    def assigned(self, trees: Trees, tree: int, rows: Indices) -> dict[int, Indices]:
-        """The rows in each leaf of one growing tree, when cases move in groups."""
-        waiting, leaves = [(int(trees.roots[tree]), rows)], {}
-        while waiting:
-            node, here = waiting.pop()
-            if trees.feature[node] == LEAF:
-                leaves[node] = here
-                continue
-            column = self.bins[here, trees.feature[node]]
-            ends = self.group_ends(here, trees.feature[node : node + 1])[0]
-            goes_left = column <= ends[trees.cut[node]]
-            child = int(trees.left[node])
-            waiting += [(child, here[goes_left]), (child + 1, here[~goes_left])]
-        return leaves
-
-    def group_ends(self, rows: Indices, columns: Indices) -> Indices:
-        """Where a cut at each edge is taken, (n_columns, n_edges): an edge, -1 for before all cases, or ``n_edges``."""
-        edge = np.arange(self.n_edges)
-        if self.group_size <= 1 or not len(rows):
-            return np.tile(edge, (len(columns), 1))
-        counts = self.sums(rows, columns, (self.labels[rows][:, None] == np.arange(self.n_labels)).astype(np.float64))
-        total = counts[:, -1]
-        last = np.zeros((len(columns), self.n_labels))
-        is_end = np.zeros((len(columns), self.n_edges), dtype=bool)
-        for j in range(self.n_edges):
-            new, rest = counts[:, j] - last, total - counts[:, j]
-            fine = (((new == 0) | (new >= self.group_size)) & ((rest == 0) | (rest >= self.group_size))).all(axis=1)
-            is_end[:, j] = fine & new.any(axis=1)
-            last = np.where(is_end[:, j, None], counts[:, j], last)
-        return _nearest_end(is_end, counts.sum(axis=2))
-
-    def sums(self, rows: Indices, columns: Indices, weights: Matrix) -> Matrix:
-        """Sums of ``weights`` (n_rows, n_sums) over the rows up to each edge, all rows last:
-
-        (n_columns, n_edges + 1, n_sums).
-        """
-        n_bins = self.n_edges + 1
-        place = (self.bins[np.ix_(rows, columns)] + n_bins * np.arange(len(columns))).ravel()
-        parts = [
-            np.bincount(place, np.repeat(weights[:, s], len(columns)), minlength=n_bins * len(columns))
-            for s in range(weights.shape[1])
-        ]
-        return np.stack(parts, axis=1).reshape(len(columns), n_bins, -1).cumsum(axis=1)
-
-    def grouped_sums(self, rows: Indices, columns: Indices, weights: Matrix) -> Matrix:
-        """As `sums`, with each cut taken at the end of a group."""
-        exact = self.sums(rows, columns, weights)
-        ends = self.group_ends(rows, columns)
-        before = np.zeros_like(exact[:, :1])
-        padded = np.concatenate([before, exact], axis=1)
-        taken = np.take_along_axis(padded, (ends + 1)[:, :, None], axis=1)
-        return np.concatenate([taken, exact[:, -1:]], axis=1)
-
-    def group_counts(self, rows: Indices, columns: Indices) -> Indices:
-        """Cases of each label between the cuts that are sent, (n_columns, n_edges + 1, n_labels)."""
-        member = (self.labels[rows][:, None] == np.arange(self.n_labels)).astype(np.float64)
-        sent = self.grouped_sums(rows, columns, member)
-        return np.diff(sent, axis=1, prepend=0).astype(np.int64)
-
-
-def _nearest_end(is_end: npt.NDArray[np.bool_], counts: Matrix) -> Indices:
-    """For each edge the group end (or -1, or n_edges) that fewest cases lie between."""
-    n_columns, n_edges = is_end.shape
-    edge = np.arange(n_edges)
-    before = np.maximum.accumulate(np.where(is_end, edge, -1), axis=1)
-    after = np.minimum.accumulate(np.where(is_end, edge, n_edges)[:, ::-1], axis=1)[:, ::-1]
-    padded = np.concatenate([np.zeros((n_columns, 1)), counts], axis=1)
-    here = counts[:, :-1]
-    down = here - np.take_along_axis(padded, before + 1, axis=1)
-    up = np.take_along_axis(padded, after + 1, axis=1) - here
-    return np.where(down <= up, before, after)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,12 @@ from sklearn.tree import DecisionTreeClassifier
 
 from common.errors import GateError, StatisticError
 from common.statistics import decode_query, encode_query
+from common.statistics.case_groups import SiteCases
 from common.statistics.forest import ForestQuery, ForestSettings, forest
 from common.statistics.procedure import run
 from common.statistics.quantiles import balanced_edges
 from common.statistics.small_cell import release
-from common.statistics.trees import SiteBins, Trees, binned
+from common.statistics.trees import Trees, binned
 from tests.common.statistics.cohorts import ask_and_record, cohort, solve, split, take
 
 CLASSES = ("class-0", "class-1")
@@ -88,24 +89,49 @@ def test_runs_behind_the_small_cell_rule():
         run(forest(whole.table.names, CLASSES, edges, ForestSettings(n_trees=5, max_depth=4)), ask)
 
 
+def site_of(seed, n, group_size, edges):
+    rng = np.random.default_rng(seed)
+    values, labels = rng.integers(0, 12, (n, 3)) / 2, rng.integers(0, 2, n)
+    site = SiteCases(values.astype(np.float64), edges, labels, 2, group_size)
+    return site, site.kept(np.flatnonzero(rng.random(n) < 0.8))
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), group_size=st.integers(1, 9), n=st.integers(0, 80))
 def test_what_is_sent_are_groups_of_each_class_and_cases_move_with_them(seed, group_size, n):
-    rng = np.random.default_rng(seed)
-    bins, labels = rng.integers(0, 8, (n, 3)), rng.integers(0, 2, n)
-    site = SiteBins(bins, labels, 2, 7, group_size)
-    rows = site.kept(np.flatnonzero(rng.random(n) < 0.8))
-    every = np.arange(3)
+    edges, every = np.tile(np.arange(7) * 0.8, (3, 1)), np.arange(3)
+    site, rows = site_of(seed, n, group_size, edges)
     counts = site.group_counts(rows, every)
     assert ((counts == 0) | (counts >= group_size)).all()
-    sent = site.grouped_sums(rows, every, np.ones((len(rows), 1)))[:, :, 0]
+    sent = site.sums(rows, every, np.ones((len(rows), 1)))[:, :, 0]
     for feature, cut in [(0, 3), (2, 5)]:
         trees = Trees.stumps(1).with_cuts(np.array([0]), np.array([feature]), np.array([cut]))
         inside = site.assigned(trees, 0, rows)
         assert len(inside[1]) == sent[feature, cut]
         assert sorted([*inside[1], *inside[2]]) == sorted(rows)
+    exact = np.array([[(site.values[rows, j] <= edge).sum() for edge in edges[j]] for j in every])
     if group_size == 1:
-        np.testing.assert_array_equal(sent[:, :-1], [[(bins[rows, j] <= e).sum() for e in range(7)] for j in every])
+        np.testing.assert_array_equal(sent[:, :-1], exact)
+    elif len(rows):
+        assert np.abs(sent[:, :-1] - exact).max() <= len(rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    group_size=st.integers(2, 7),
+    asked=st.lists(st.lists(st.floats(-1, 7), min_size=1, max_size=8), min_size=1, max_size=5),
+)
+def test_no_sequence_of_cuts_of_a_feature_isolates_a_small_group(seed, group_size, asked):
+    """The attacker asks for any edges, again and again, and subtracts what arrives."""
+    seen = []
+    for cuts in asked:
+        site, rows = site_of(seed, 70, group_size, np.tile(np.sort(cuts), (3, 1)))
+        member = (site.labels[rows][:, None] == np.arange(2)).astype(np.float64)
+        seen.append(site.sums(rows, np.array([1]), member)[0])
+    sums = np.vstack([np.zeros((1, 2)), *seen])
+    differences = np.abs(sums[:, None, :] - sums[None, :, :])
+    assert ((differences == 0) | (differences >= group_size)).all()
 
 
 def test_bytes_do_not_grow_with_cases():
