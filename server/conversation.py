@@ -21,7 +21,7 @@ Expected = TypeVar("Expected", bound=Reply)
 
 
 @dataclass(frozen=True)
-class Refused(Exception):
+class Refused:
     """A site answered with a code instead of what was asked."""
 
     site: str
@@ -67,9 +67,11 @@ class Conversation:
     ) -> Iterator[tuple[str, Expected | Refused]]:
         """As `ask`, but a site that was silent is asked again, up to `ATTEMPTS` times in all.
 
-        The answers still come in sorted order of sites where every site answers at once, which is what sums in a fixed
-        order need; `in_order` restores it where one came late.
+        The answers always come in sorted order of sites, which is what sums in a fixed order need: those that stand
+        behind a silent site are held back until it answered or its attempts are used up.
         """
+        order = sorted(requests)
+        held: dict[str, Expected | Refused] = {}
         waiting = dict(requests)
         for attempt in range(1, ATTEMPTS + 1):
             silent: dict[str, Request] = {}
@@ -77,8 +79,10 @@ class Conversation:
                 if isinstance(reply, Refused) and reply.code == Code.SITE_SILENT and attempt < ATTEMPTS:
                     silent[site] = requests[site]
                     self.journal.write("awaited", site=site, phase=phase, attempt=attempt)
-                else:
-                    yield site, reply
+                    continue
+                held[site] = reply
+                while order and order[0] in held:
+                    yield order[0], held.pop(order.pop(0))
             waiting = silent
             if not waiting:
                 return
@@ -86,7 +90,7 @@ class Conversation:
     def all_of(
         self, requests: Mapping[str, Request], expected: type[Expected], *, deadline_s: float, phase: str
     ) -> dict[str, Expected]:
-        """Every site's reply, sorted by site; the first refusals raise.
+        """Every site's reply, sorted by site; refusals raise once all sites were heard.
 
         Raises
         ------
@@ -101,8 +105,8 @@ class Conversation:
             else:
                 replies[site] = reply
         if refused:
-            raise FederationError(f"{phase}: {'; '.join(map(str, sorted(refused, key=lambda r: r.site)))}")
-        return dict(sorted(replies.items()))
+            raise FederationError(f"{phase}: {'; '.join(map(str, refused))}")
+        return replies
 
     def _record(self, answer: Answer, request: Request, reply: Reply, phase: str) -> None:
         self.journal.write(

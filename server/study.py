@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from common.config.loading import digest
 from common.config.study import StudyConfig, StudyModel
-from common.errors import Code, FederationError
+from common.errors import Code, FederationError, StateError
 from common.federation import Federation
 from common.journal import JsonLines
 from common.messages import Done, Evaluate, EvaluationSums, Finish, Hello, Prepare, Prepared, Welcome
@@ -69,7 +69,10 @@ def say_hello(study: StudyConfig, sites: Sequence[str], conversation: Conversati
     """Every site has approved this study and computes with the same versions, or the study does not begin."""
     request = Hello(conversation.study_digest, versions())
     deadline = study.federated.round_deadline_s
-    conversation.all_of(dict.fromkeys(sites, request), Welcome, deadline_s=deadline, phase="hello")
+    welcomes = conversation.all_of(dict.fromkeys(sites, request), Welcome, deadline_s=deadline, phase="hello")
+    strangers = [f"{site} answers as {welcome.site}" for site, welcome in welcomes.items() if welcome.site != site]
+    if strangers:
+        raise FederationError(f"hello: {'; '.join(strangers)}", code=Code.SITE_UNKNOWN)
 
 
 def prepare(
@@ -81,19 +84,29 @@ def prepare(
     counts: dict[str, Prepared] = {}
     waiting = list(sites)
     while waiting:
-        counts |= conversation.all_of(
+        replies = conversation.all_of(
             dict.fromkeys(waiting, request), Prepared, deadline_s=study.federated.round_deadline_s, phase="prepare"
         )
+        counts |= replies
         waiting = [site for site in waiting if counts[site].n_pending]
-        for site, count in counts.items():
+        for site, count in replies.items():
             done = count.n_listed - count.n_pending
             conversation.journal.write("preparing", site=site, done=done, listed=count.n_listed)
         if waiting and monotonic() > end:
             raise FederationError(f"not prepared in {study.federated.prepare_deadline_s:g} s: {', '.join(waiting)}")
     _require_one_schema(counts)
     values = {site: _counted(count) for site, count in counts.items()}
+    _require_same_cases(values, store.load("preparation"))
     store.save("preparation", Unit({}, {"sites": values, "versions": versions()}))
     return next(iter(counts.values())).feature_names
+
+
+def _require_same_cases(values: Mapping[str, object], former: Unit | None) -> None:
+    """A resumed study goes on with the cases that it began with."""
+    before = former.values["sites"] if former is not None else {}
+    changed = [f"{site} had {before[site]}, has {now}" for site, now in values.items() if before.get(site, now) != now]
+    if changed:
+        raise StateError(f"the cases changed since this run began: {'; '.join(changed)}")
 
 
 def _counted(count: Prepared) -> dict[str, object]:
@@ -101,11 +114,11 @@ def _counted(count: Prepared) -> dict[str, object]:
 
 
 def _require_one_schema(counts: Mapping[str, Prepared]) -> None:
-    schemas: dict[str, list[str]] = {}
+    schemas: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for site, count in counts.items():
-        schemas.setdefault(count.feature_schema, []).append(site)
+        schemas.setdefault((count.feature_schema, count.feature_names), []).append(site)
     if len(schemas) > 1:
-        listing = "; ".join(f"{schema[:12]} at {', '.join(sites)}" for schema, sites in schemas.items())
+        listing = "; ".join(f"{schema[:12]} at {', '.join(sites)}" for (schema, _), sites in schemas.items())
         raise FederationError(f"sites extract different features: {listing}", code=Code.VERSION_MISMATCH)
 
 

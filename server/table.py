@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from common.config.study import StudyConfig
-from common.errors import StatisticError
+from common.errors import FederationError, StatisticError
 from common.messages import AskStatistic, StatisticSums, Sums, TableStep
 from common.statistics import encode_query
 from common.statistics.moments import Imputer, Scaler, moments
 from common.statistics.procedure import Query, run
+from common.statistics.quantiles import median_imputer
+from common.statistics.selection_filters import uncorrelated
 from common.statistics.table_steps import Keep, Step, decode_steps, encode_steps
 from server.checkpoint import CheckpointStore, Unit
 from server.conversation import Conversation
@@ -46,7 +48,8 @@ def learn_table(
     """Selection, imputation and scaling of the training table, from the course's trainers.
 
     The steps are learned in the order in which they will be applied, each from the table that the former ones leave:
-    the same as scikit-learn's ``SimpleImputer`` and ``StandardScaler`` on the pooled training rows.
+    the same as scikit-learn's ``SimpleImputer`` and ``StandardScaler`` on the pooled training rows (a median is exact
+    up to the small-cell rule, see `common.statistics.quantiles`).
 
     Raises
     ------
@@ -65,7 +68,13 @@ def learn_table(
     if not kept:
         raise StatisticError(f"course {course.name}: every feature is missing or constant over the training cases")
     steps.append(Keep(kept))
-    steps.append(Imputer.mean(run(moments(kept), ask)))
+    if study.table.impute == "median":
+        steps.append(run(median_imputer(kept), ask))
+    else:
+        steps.append(Imputer.mean(run(moments(kept), ask)))
+    if study.table.maximum_correlation is not None:
+        kept = run(uncorrelated(kept, largest=study.table.maximum_correlation), ask)
+        steps.append(Keep(kept))
     if study.table.standardise:
         steps.append(Scaler.standard(run(moments(kept), ask)))
     return tuple(steps)
@@ -94,7 +103,23 @@ def ask_sites(
         deadline_s=study.federated.round_deadline_s,
         phase="statistics",
     )
-    return [reply.sums for reply in replies.values()]
+    return agreeing({site: reply.sums for site, reply in replies.items()})
+
+
+def agreeing(sums: Mapping[str, Sums]) -> list[Sums]:
+    """The sums of all sites, in order.
+
+    Raises
+    ------
+    FederationError
+        Where they cannot be added up: names the sites that differ from the first.
+    """
+    layouts = {site: {k: (v.shape, v.dtype.str) for k, v in answer.items()} for site, answer in sums.items()}
+    first, *others = layouts
+    odd = [site for site in others if layouts[site] != layouts[first]]
+    if odd:
+        raise FederationError(f"statistics of {', '.join(odd)} have other fields or shapes than those of {first}")
+    return list(sums.values())
 
 
 def steps_to_unit(steps: Sequence[Step]) -> Unit:

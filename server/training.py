@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from common.arrays import Parameters
 from common.config.study import StudyConfig, StudyModel
-from common.errors import FederationError, StateError
+from common.errors import Code, FederationError, StateError
 from common.messages import LocalUpdate, TableStep, Train
 from common.models import initial_parameters
 from common.rng import derived_seed
@@ -164,34 +164,55 @@ def _round(
     )
     # a group is one course, or courses of one trainer each: the answers of a course come one after the other
     for course, own in groupby(answers, key=lambda answer: course_of[answer[0]]):
-        collected = _Collected(round_number)
         before = states[course.name]
-        parameters, server = strategy.aggregate(before.parameters, collected.updates(own), before.server)
+        collected = _Collected(entry.name, round_number, before.parameters)
         quorum = min(study.federated.quorum or study.n_training, len(course.trainers))
-        if len(collected.history) < quorum:
-            missing = ", ".join(collected.absent)
-            raise FederationError(f"round {round_number} of {entry.name}: fewer than {quorum} sites; absent: {missing}")
+        updates = collected.updates(own)
+        try:
+            parameters, server = strategy.aggregate(before.parameters, updates, before.server)
+        except FederationError:
+            _require_quorum(collected, quorum)  # who is absent says more than "no update"
+            raise
+        _require_quorum(collected, quorum)
         history = (*before.history, *collected.history)
         yield course, TrainingState(round_number, parameters, server, history, (*before.absent, *collected.absent))
 
 
 class _Collected:
-    """Passes updates on to the strategy one at a time and remembers who sent what."""
+    """Passes updates on to the strategy one at a time and remembers who sent what, and who sent nothing of use."""
 
-    def __init__(self, round_number: int) -> None:
+    def __init__(self, model: str, round_number: int, parameters: Parameters) -> None:
+        self.model = model
         self.round_number = round_number
+        self._layout = parameters.layout
         self.history: list[SiteRound] = []
         self.absent: list[str] = []
 
     def updates(self, answers: Iterator[tuple[str, LocalUpdate | Refused]]) -> Iterator[LocalUpdate]:
         for site, reply in answers:
-            if isinstance(reply, Refused):
-                self.absent.append(f"{self.round_number} {site} {reply.code}")
-            elif reply.round_number != self.round_number:
-                self.absent.append(f"{self.round_number} {site} late")
-            else:
+            reason = reply.code if isinstance(reply, Refused) else self._fault(reply)
+            if reason:
+                self.absent.append(f"{self.round_number} {site} {reason}")
+            elif isinstance(reply, LocalUpdate):
                 self.history.append(SiteRound(self.round_number, site, reply.n_cases, reply.train_loss))
                 yield reply
+
+    def _fault(self, update: LocalUpdate) -> str:
+        """Why an update cannot be used, in a word; empty where it can."""
+        if update.round_number != self.round_number:
+            return "late"
+        fits = update.model == self.model and update.delta.layout == self._layout
+        return "" if fits and update.delta.all_finite() else str(Code.MESSAGE)
+
+
+def _require_quorum(collected: _Collected, quorum: int) -> None:
+    n_sites = len(collected.history)
+    if n_sites < quorum:
+        missing = "; ".join(collected.absent) or "none"
+        raise FederationError(
+            f"round {collected.round_number} of {collected.model}: {n_sites} sites sent an update, expected {quorum}; "
+            f"absent (round, site, reason): {missing}"
+        )
 
 
 def _tell(conversation: Conversation, course: Course, entry: StudyModel, fold: int, state: TrainingState) -> None:

@@ -6,6 +6,7 @@ that could not travel fails here too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
@@ -16,6 +17,8 @@ from common.codec import decode, encode, encoded_size
 from common.errors import Code
 from common.federation import Answer
 from common.messages import Refusal, Reply, Request
+
+LOG = logging.getLogger("fedrad.simulation")
 
 
 class Answers(Protocol):
@@ -60,11 +63,16 @@ class InProcessFederation:
         started = perf_counter()
         if site not in self._members:
             return Answer(site, Refusal(Code.SITE_SILENT), 0, 0, 0.0)
-        disturbed = self._disturb(site, request) if self._disturb else None
-        down = encode(request)
-        reply = disturbed or self._members[site].answer(cast(Request, decode(*down)))
-        up = encode(reply)
-        return Answer(site, cast(Reply, decode(*up)), encoded_size(down), encoded_size(up), perf_counter() - started)
+        try:
+            disturbed = self._disturb(site, request) if self._disturb else None
+            down = encode(request)
+            reply = disturbed or self._members[site].answer(cast(Request, decode(*down)))
+            up = encode(reply)
+            received = cast(Reply, decode(*up))
+        except Exception:  # as over a network, what breaks at one site is silence to the others
+            LOG.exception("site %s failed", site)
+            return Answer(site, Refusal(Code.SITE_SILENT), 0, 0, perf_counter() - started)
+        return Answer(site, received, encoded_size(down), encoded_size(up), perf_counter() - started)
 
     def __enter__(self) -> InProcessFederation:
         return self

@@ -1,4 +1,4 @@
-"""What a site answers: only to studies that it approved, only from enough cases, and never a path, an id or a sentence."""
+"""What a site answers: only to studies it approved, only from enough cases, and never a path, an id or a sentence."""
 
 from __future__ import annotations
 
