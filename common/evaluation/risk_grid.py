@@ -33,9 +33,9 @@ TIME_EDGES_DAYS: Matrix = np.concatenate(
 below and closed above."""
 N_TIMES = len(TIME_EDGES_DAYS)
 
-CONCORDANT, COMPARABLE, OWN_OPEN, MASS, OWN_MOVED = range(5)
+CONCORDANT, COMPARABLE, OWN_OPEN = range(3)
 """Positions in `RiskSums.pairs`: exact minus gridded pairs (concordant, comparable) within a site; pairs within a site
-that the grid leaves open; what rounding works on (`_mass`), and that times the site's own slack."""
+that the grid leaves open."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class RiskSums:
     ----------
     events, censored : ndarray of int32, shape (N_RISKS, N_TIMES)
         Differences of rounded running counts under the small-cell rule; an entry may then be negative.
-    pairs : ndarray of float64, shape (5,)
+    pairs : ndarray of float64, shape (3,)
         See `CONCORDANT`.
     slack : ndarray of int64, shape (1,)
         Largest error of a running count, summed over sites; 0 without rounding.
@@ -61,7 +61,7 @@ class RiskSums:
         shapes = {
             "events": ((N_RISKS, N_TIMES), np.int32),
             "censored": ((N_RISKS, N_TIMES), np.int32),
-            "pairs": ((5,), np.float64),
+            "pairs": ((3,), np.float64),
             "slack": ((1,), np.int64),
         }
         for name, (shape, dtype) in shapes.items():
@@ -106,9 +106,8 @@ class RiskSums:
         censored = _grid(r[~outcome.event], outcome.time_days[~outcome.event], minimum_cases)
         slack = minimum_cases // 2
         found, on_grid = _exact_pairs(r, outcome), compared(events, censored)
-        mass = _mass(events, censored)
         differing = (found[0] - on_grid.concordant, found[1] - on_grid.comparable)
-        pairs = np.array([*differing, open_pairs(events, censored), mass, mass * slack])
+        pairs = np.array([*differing, open_pairs(events, censored)])
         return cls(events, censored, pairs, np.array([slack]))
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -181,17 +180,6 @@ def open_pairs(events: Grid, censored: Grid) -> float:
     one_time = float(e.sum(axis=0) @ both.sum(axis=0))
     one_risk = float((e * (_after(both) + censored)).sum())
     return one_time + 0.5 * one_risk
-
-
-def _mass(events: Grid, censored: Grid) -> float:
-    """What a unit of error in the running counts is multiplied with, at most, in a count of pairs.
-
-    Concordant pairs are a sum over two measures on the grid with a kernel that is monotone in each axis. Where one
-    measure's running counts err by at most s, Abel's summation over both axes moves the sum by at most 3 s times the
-    other measure's mass (inside, upper risk edge, last time), comparable pairs by s times it.
-    """
-    n_events, n_censored = float(events.sum()), float(censored.sum())
-    return n_events + n_censored + 2 * float(np.abs(events).sum())
 
 
 def _exact_pairs(risk: Matrix, outcome: SurvivalOutcome) -> tuple[float, float]:

@@ -15,9 +15,7 @@ from common.errors import MetricError
 from common.evaluation.risk_grid import (
     COMPARABLE,
     CONCORDANT,
-    MASS,
     N_TIMES,
-    OWN_MOVED,
     OWN_OPEN,
     TIME_EDGES_DAYS,
     Compared,
@@ -39,8 +37,9 @@ def concordance(sums: RiskSums, *, confidence: float = 0.95) -> Estimate:
     -------
     Estimate
         The interval is the infinitesimal jackknife's on the logit scale; for fewer than 10 events, or a C of 0 or 1,
-        Newcombe's for an AUC of events against the others. ``bound``: pairs of two sites that the grid leaves open, and
-        what rounding can move.
+        Newcombe's for an AUC of events against the others. ``bound``: pairs of two sites that the grid leaves open. It
+        does not hold what rounding of the running counts moves: a worst case over two axes tells nothing. Measured with
+        a minimum of 5 it was below 0.03 for 6 sites of 100 cases and below 0.002 for 20 of 500; ``method`` names it.
 
     Raises
     ------
@@ -54,15 +53,16 @@ def concordance(sums: RiskSums, *, confidence: float = 0.95) -> Estimate:
         raise MetricError(f"no comparable pair among {sums.n_cases} cases with {sums.n_events} events")
     value = min(max(concordant / comparable, 0.0), 1.0)
     unsure = open_pairs(sums.events, sums.censored) - float(sums.pairs[OWN_OPEN])
-    moved = float(sums.pairs[MASS]) * float(sums.slack[0]) - float(sums.pairs[OWN_MOVED])
-    off = max(unsure, 0.0) + 4 * max(moved, 0.0)
+    off = max(unsure, 0.0)
     bound = min(off / (comparable - off), 1.0) if off < comparable else 1.0
+    rounded = "; counts rounded to the small-cell minimum, not in the bound" if sums.slack[0] else ""
     n_others = max(sums.n_cases - sums.n_events, 1)
     if min(sums.n_events, n_others) < FEW_CASES or not 0 < value < 1:
         low, high = newcombe_auc(value, max(sums.n_events, 1), n_others, confidence=confidence)
-        return Estimate(value, low, high, "Newcombe's method 5 on events", bound)
+        return Estimate(value, low, high, f"Newcombe's method 5 on events{rounded}", bound)
     error = math.sqrt(_jackknife_variance(sums, on_grid, value))
-    return logit_interval(value, error, confidence=confidence, method="jackknife on the logit scale", bound=bound)
+    method = f"jackknife on the logit scale{rounded}"
+    return logit_interval(value, error, confidence=confidence, method=method, bound=bound)
 
 
 def kaplan_meier(sums: RiskSums, *, of: str = "event") -> Matrix:

@@ -16,7 +16,7 @@ from common.statistics.fitted import FITTED, decode_model, encode_model
 from common.statistics.forest import ForestSettings, forest
 from common.statistics.kernel import rbf_svm
 from common.statistics.margins import ridge_logistic, ridge_regression
-from tests.common.statistics.cohorts import cohort, solve, split
+from tests.common.statistics.cohorts import cohort, solve, split, take
 from tests.common.statistics.survival_cohorts import survival_cohort
 
 CLASSES, NUMBERS, FOLLOWED = cohort(200, 4), cohort(200, 4, scalar=True), survival_cohort(200, 4)
@@ -84,3 +84,11 @@ def test_the_union_is_closed():
 
     with pytest.raises(MessageError, match="not a fitted model"):
         encode_model(Other())
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_site_without_cases_changes_nothing(name):
+    whole, make = FITS[name]
+    empty = dataclasses.replace(take(whole, np.arange(0)), batch=())
+    expected = solve(make, [whole]).predict(whole.table)
+    np.testing.assert_allclose(solve(make, [empty, whole, empty]).predict(whole.table), expected, rtol=1e-9)
