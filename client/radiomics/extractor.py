@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # ships no types
 
 from client.radiomics import filters, intensity, morphology, preparation, pyradiomics_definitions, spatial, textures
 from client.radiomics.catalogue import AGGREGATION_NAMES, IBSI_FEATURES, PYRADIOMICS_FEATURES, split_tag
@@ -83,6 +84,24 @@ def extract(image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id:
         ``GRID_MISMATCH``, ``ROI_EMPTY``, ``ROI_TOO_SMALL``, ``ONE_SLICE``, ``VOXELS_NOT_FINITE``,
         ``INTENSITY_CONSTANT``, ``INTENSITY_OUT_OF_RANGE``, ``FEATURE_UNDEFINED``.
     """
+    with _blas().limit(limits=1, user_api="blas"):
+        values = _values(image, roi, settings, case_id=case_id)
+    entries = tuple(replace(entry, value=float(values[entry.column])) for entry in _descriptions(settings))
+    undefined = [entry.column for entry in entries if not np.isfinite(entry.value)]
+    if undefined:
+        shown = ", ".join(undefined[:5]) + (" ..." if len(undefined) > 5 else "")
+        raise CaseError(case_id, f"{len(undefined)} features are undefined: {shown}", code=Code.FEATURE_UNDEFINED)
+    return entries
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Held at one thread: the matrices here are small, and more threads would only wait for each other."""
+    return ThreadpoolController()
+
+
+def _values(image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id: str) -> dict[str, float]:
+    """Values by column."""
     prepared = preparation.prepare(image, roi, settings, case_id=case_id)
     values: dict[str, float] = {}
     try:
@@ -90,16 +109,9 @@ def extract(image: Volume, roi: Volume, settings: RadiomicsSettings, *, case_id:
             _pyradiomics(values, prepared, settings)
         else:
             _ibsi(values, prepared, settings)
-    except TooManyLevelsError as error:
+    except (TooManyLevelsError, filters.FilterError) as error:
         raise CaseError(case_id, str(error), code=Code.FEATURE_UNDEFINED) from error
-    except filters.FilterError as error:
-        raise CaseError(case_id, str(error), code=Code.FEATURE_UNDEFINED) from error
-    entries = tuple(replace(entry, value=float(values[entry.column])) for entry in _descriptions(settings))
-    undefined = [entry.column for entry in entries if not np.isfinite(entry.value)]
-    if undefined:
-        shown = ", ".join(undefined[:5]) + (" ..." if len(undefined) > 5 else "")
-        raise CaseError(case_id, f"{len(undefined)} features are undefined: {shown}", code=Code.FEATURE_UNDEFINED)
-    return entries
+    return values
 
 
 def feature_names(settings: RadiomicsSettings) -> tuple[str, ...]:

@@ -18,16 +18,17 @@ def extract_files(
 ) -> tuple[FeatureValue, ...]:
     """Read a pair of files and extract; raises what `read_volume`, `read_roi` and `extract` raise."""
     # the image first: while it is turned into integers, nothing else is held
-    stored = _as_stored(read_volume(image, case_id=case_id), image)
+    stored = read_stored(image, case_id=case_id)
     return extract(stored, read_roi(roi, label=label, case_id=case_id), settings, case_id=case_id)
 
 
-def _as_stored(volume: Volume, path: Path) -> Volume:
-    """The volume with integers again where the file stores integers.
+def read_stored(path: Path, *, case_id: str) -> Volume:
+    """Read an image, with integers where the file stores integers; raises as `read_volume`.
 
     pyradiomics filters integer images in double and single-precision images in single precision; which of them a file
     holds is seen in its header only. `read_volume` gives floats that hold these integers exactly.
     """
+    volume = read_volume(path, case_id=case_id)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

@@ -22,6 +22,7 @@ Integers = npt.NDArray[np.int64]
 Doubled = tuple[int, int, int]
 
 AREA_UNITS = 4
+"""Components of area vectors are multiples of a quarter: corners of triangles are multiples of a half."""
 
 N_TURNS = 48
 """Flips and turns of a cube."""
@@ -178,7 +179,6 @@ def _measured(pattern: Integers, triangles: Vector, *, copies: int = 1) -> Trian
     volume, shift = np.zeros(256), np.zeros((256, 3))
     np.add.at(volume, pattern, np.einsum("ij,ij->i", triangles[:, 0], normals) / copies)
     np.add.at(shift, pattern, normals / copies)
-    # corners are multiples of a half, so area vectors are multiples of a quarter
     whole = np.rint(AREA_UNITS * np.abs(normals)).astype(np.int64)
     base = int(whole.max()) + 1
     _, first, times = np.unique(
