@@ -48,6 +48,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.flower_app import Answer, make_app
 from client.identity import load_key
+from common.allocator import keep_buffers
 from common.errors import MessageError, StateError
 from common.wire import Limits, inflate_record
 
@@ -157,6 +158,7 @@ def serve(
     StateError
         If key, certificate or authority cannot be used.
     """
+    keep_buffers()
     with _Session(connection, answer, stop, on_event, limits or Limits()) as session:
         while not stop.is_set():
             try:

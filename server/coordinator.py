@@ -15,6 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import cast
 
+from common.allocator import keep_buffers
 from common.errors import Code, MessageError
 from common.federation import Answer
 from common.messages import REPLIES, Refusal, Reply, Request
@@ -23,10 +24,15 @@ from server.link_state import Arrived, FleetState
 from server.listener import LONG_POLL_S, Admission, FleetListener
 from server.provisioning import AUTHORITY, KEYS
 from server.registry import SiteRegistry
+from server.spool import SpooledStore
 from server.tls_server import TlsServer, server_context
 
 REPORT_S = 5.0
 """How often a wait says for whom it waits, where nothing changes."""
+
+SPOOL = "spool"
+SPOOL_BYTES = 128 << 20
+"""Replies that were sent and not yet read: so much is held in memory, the rest in files below the home folder."""
 
 OnEvent = Callable[[str], None]
 
@@ -77,7 +83,7 @@ class FlowerFederation:
     def __init__(self, settings: CoordinatorSettings, *, on_event: OnEvent = _silent) -> None:
         self._settings = settings
         self._on_event = on_event
-        self._state = FleetState(self._wake)
+        self._state = FleetState(SpooledStore(settings.home / SPOOL, memory_bytes=SPOOL_BYTES), self._wake)
         registry = SiteRegistry(settings.home / AUTHORITY / "sites.json")
         self._admission = Admission(registry, self._state)
         self._listener = FleetListener(
@@ -96,6 +102,7 @@ class FlowerFederation:
         self._server = TlsServer(self._listener, address=settings.address, context=context)
 
     def __enter__(self) -> FlowerFederation:
+        keep_buffers()
         logging.getLogger("flwr").setLevel(
             logging.WARNING
         )  # Flower tells of every message; `on_event` says what matters

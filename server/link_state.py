@@ -57,12 +57,14 @@ class FleetState(InMemoryLinkState):  # type: ignore[misc]  # flwr is read as An
 
     Parameters
     ----------
+    store : InMemoryObjectStore
+        Holds requests and replies.
     on_message : callable
         Called with a node id when something waits for that node: wakes its long poll.
     """
 
-    def __init__(self, on_message: Callable[[int], None]) -> None:
-        super().__init__(NoOpFederationManager(), InMemoryObjectStore())
+    def __init__(self, store: InMemoryObjectStore, on_message: Callable[[int], None]) -> None:
+        super().__init__(NoOpFederationManager(), store)
         self.arrival = threading.Condition()
         self.generation: dict[int, int] = {}
         self.departed: set[int] = set()
@@ -120,7 +122,7 @@ class FleetState(InMemoryLinkState):  # type: ignore[misc]  # flwr is read as An
     def take(self, message_id: str) -> Arrived | None:
         """The complete reply to a message, which is forgotten here; None while there is none."""
         with self.arrival:
-            at = self._complete.pop(message_id, None)
+            at = self._complete.get(message_id)  # stays until the message is gone: a poll must not re-arm it meanwhile
         if at is None:
             return None
         with self.lock:

@@ -73,6 +73,9 @@ CLOCK_TOLERANCE_S = 300.0
 BODY_S = 300.0
 """Seconds in which a whole body must come: 20 KB/s for the largest."""
 
+UPLOADS = 32
+"""Bodies that are read at the same time; the others wait in the network. Bounds memory to `UPLOADS` chunks."""
+
 LONG_POLL_S = 20.0
 WORKERS = 4
 
@@ -219,6 +222,7 @@ class FleetListener:
         self._long_poll_s = long_poll_s
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="fedrad-fleet")
         self._waiting: dict[int, set[asyncio.Event]] = {}
+        self._uploads = asyncio.Semaphore(UPLOADS)
         self._closing = False
 
     def wake(self, node_id: int) -> None:
@@ -259,21 +263,19 @@ class FleetListener:
         if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
             return too_large
         pieces: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(self._body_s):
-                while True:
-                    event = await receive()
-                    if event["type"] != "http.request":
-                        return None
-                    pieces.append(event["body"])
-                    size += len(event["body"])
-                    if size > MAX_BODY_BYTES:
-                        return too_large
-                    if not event.get("more_body"):
-                        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        except TimeoutError:
-            return Reply(408, b'{"detail":"Request body did not arrive in time"}', close=True)
+        async with self._uploads:
+            try:
+                async with asyncio.timeout(self._body_s):
+                    while sum(map(len, pieces)) <= MAX_BODY_BYTES:
+                        event = await receive()
+                        if event["type"] != "http.request":
+                            return None
+                        pieces.append(event["body"])
+                        if not event.get("more_body"):
+                            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            except TimeoutError:
+                return Reply(408, b'{"detail":"Request body did not arrive in time"}', close=True)
+        return too_large
 
     async def _answer(self, scope: Scope, path: str, body: bytes, receive: Receive) -> Reply | None:
         loop = asyncio.get_running_loop()

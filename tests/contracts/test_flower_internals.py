@@ -1,4 +1,4 @@
-"""Every internal of Flower and uvicorn that fedrad relies on, by name: an upgrade fails here, loudly, and not in a study.
+"""Every internal of Flower and uvicorn that fedrad relies on, by name: an upgrade fails here and not in a study.
 
 flwr is pinned exactly. Before the pin moves: read the release's changes of the files named below, run this file and
 the tests of the transport, and change `PINNED`.

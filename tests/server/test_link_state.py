@@ -1,0 +1,204 @@
+"""Nothing is lost between Flower's link state, a dying site and the study; and nothing is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+
+from common.messages import Done, Finish, StatisticSums
+from common.wire import Limits, decode_message, encode_message, inflate_record
+from server.link_state import Arrived, FleetState
+from server.spool import SPOOLED, SpooledStore
+
+REQUEST = encode_message(Finish("study", "completed")).record
+DONE = encode_message(Done()).record
+
+
+class Reply:
+    """What a site's process would push."""
+
+    def __init__(self, state: FleetState, request: Message, record: RecordDict = DONE) -> None:
+        self.state = state
+        self.message = Message(record, reply_to=request)
+        self.message.metadata.__dict__["_message_id"] = self.message.object_id
+        self.objects = {name: value.deflate() for name, value in get_all_nested_objects(self.message).items()}
+
+    def push(self, *, all_but: int = 0) -> bool:
+        session = self.state.start_session(self.state.run_id)
+        head = remove_content_from_message(self.message)
+        stored, missing = self.state.store_message_and_object_tree(head, get_object_tree(self.message), session)
+        for name in missing[: len(missing) - all_but]:
+            assert self.state.store_object(self.state.run_id, session, name, self.objects[name])
+        return stored
+
+
+@pytest.fixture
+def woken() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def state(woken: list[int]) -> FleetState:
+    state = FleetState(InMemoryObjectStore(), woken.append)
+    state.sync({"east": "key of east", "north": "key of north"})
+    return state
+
+
+def pull(state: FleetState, site: str) -> list[Message]:
+    return state.get_message_ins(state.node_of(site), 1)
+
+
+def send(state: FleetState, site: str) -> str:
+    return state.send([(state.node_of(site), REQUEST)])[0]
+
+
+def test_a_site_that_is_offline_may_be_asked_and_is_woken(state, woken):
+    assert state.online() == set()
+    message_id = send(state, "east")
+    assert woken[-1] == state.node_of("east")
+    assert [message.metadata.message_id for message in pull(state, "east")] == [message_id]
+    assert pull(state, "north") == []
+
+
+def test_a_request_that_was_fetched_and_not_answered_is_handed_out_again(state):
+    message_id = send(state, "east")
+    assert not state.delivered(message_id)
+    for _ in range(3):
+        assert [message.metadata.message_id for message in pull(state, "east")] == [message_id]
+        assert state.delivered(message_id)
+
+
+def test_a_reply_is_taken_once_and_nothing_remains(state):
+    message_id = send(state, "east")
+    assert state.take(message_id) is None
+    reply = Reply(state, pull(state, "east")[0])
+    assert reply.push()
+    assert pull(state, "east") == []
+    arrived = state.take(message_id)
+    assert isinstance(arrived, Arrived)
+    assert isinstance(decode_message(inflate_record(arrived.root, arrived.objects, Limits()), Limits()), Done)
+    assert state.take(message_id) is None
+    assert not state.message_ins_store
+    assert not state.message_res_store
+    assert not state.object_store.store
+
+
+def test_an_incomplete_reply_does_not_count_and_the_next_process_may_answer(state):
+    message_id = send(state, "east")
+    request = pull(state, "east")[0]
+    assert Reply(state, request).push(all_but=1)
+    assert state.take(message_id) is None
+    again = pull(state, "east")[0]
+    assert again.metadata.message_id == message_id
+    assert Reply(state, again, encode_message(StatisticSums(1, {"x": np.ones(2)})).record).push()
+    arrived = state.take(message_id)
+    assert arrived is not None
+    decoded = decode_message(inflate_record(arrived.root, arrived.objects, Limits()), Limits())
+    assert isinstance(decoded, StatisticSums)
+    assert not state.object_store.store
+
+
+def test_the_same_reply_may_be_pushed_again_after_a_lost_answer(state):
+    message_id = send(state, "east")
+    reply = Reply(state, pull(state, "east")[0])
+    assert reply.push(all_but=1)
+    assert reply.push()
+    assert reply.push()
+    assert state.take(message_id) is not None
+
+
+def test_a_reply_to_a_withdrawn_request_is_dropped(state):
+    message_id = send(state, "east")
+    reply = Reply(state, pull(state, "east")[0])
+    state.withdraw([message_id])
+    assert not reply.push()
+    assert state.take(message_id) is None
+    assert not state.object_store.store
+
+
+def test_a_poll_while_the_reply_is_being_taken_does_not_ask_again(state, monkeypatch):
+    """The site confirms and polls at once; the study is still copying the reply."""
+    message_id = send(state, "east")
+    Reply(state, pull(state, "east")[0]).push()
+    polled: list[list[Message]] = []
+    original = state.object_store.get
+
+    def get(object_id: str) -> bytes | None:
+        polled.append(pull(state, "east"))
+        return original(object_id)
+
+    monkeypatch.setattr(state.object_store, "get", get)
+    arrived = state.take(message_id)
+    assert arrived is not None
+    assert all(arrived.objects.values())
+    assert polled
+    assert not any(polled)
+
+
+def test_equal_requests_are_stored_once_and_equal_replies_do_not_take_each_other_away(state):
+    ids = state.send([(state.node_of(site), REQUEST) for site in ("east", "north")])
+    assert len(state.object_store.store) == 2 + 2  # two messages, one record, one header
+    for site in ("east", "north"):
+        assert Reply(state, pull(state, site)[0]).push()
+    assert all(state.take(message_id) for message_id in ids)
+    assert not state.object_store.store
+
+
+def test_a_returning_process_is_let_in_while_the_former_counts_as_online(state):
+    node_id = state.node_of("east")
+    assert state.activate_node(node_id, 30)
+    generation = state.generation[node_id]
+    assert state.activate_node(node_id, 30)
+    assert state.generation[node_id] == generation + 1
+    assert state.online() == {"east"}
+    state.deactivate_node(node_id)
+    assert state.online() == set()
+
+
+def test_the_registry_decides_who_exists(state):
+    former = state.node_of("east")
+    state.sync({"east": "new key", "west": "key of west"})
+    assert state.node_of("north") is None
+    assert state.node_of("east") not in (None, former)
+    assert state.get_node_id_by_public_key(b"key of north") is None
+    assert state.get_node_id_by_public_key(b"key of east") is None
+    state.sync({"north": "key of north"})
+    assert state.get_node_id_by_public_key(b"key of north") == state.node_of("north")
+
+
+def test_the_run_does_not_expire(state):
+    for record in state.task_token_store.values():
+        record.active_until = record.active_until.replace(year=2000)
+    assert send(state, "east")
+
+
+def test_what_exceeds_memory_waits_on_disk_and_disappears_with_its_message(tmp_path: Path):
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    (folder / "left").write_bytes(b"by a killed process")
+    store = SpooledStore(folder, memory_bytes=3 << 20)
+    assert not list(folder.iterdir())
+    state = FleetState(store, lambda _: None)
+    state.sync({"east": "key of east", "north": "key of north"})
+    arrays = {site: np.random.default_rng(seed).random(1 << 18) for seed, site in enumerate(("east", "north"))}
+    ids = {site: send(state, site) for site in arrays}
+    for site, array in arrays.items():
+        record = encode_message(StatisticSums(1, {"x": array})).record
+        assert Reply(state, pull(state, site)[0], record).push()
+    assert sum(len(entry.content) for entry in store.store.values()) < 3 << 20
+    assert any(entry.content is SPOOLED for entry in store.store.values())
+    assert list(folder.iterdir())
+    for site, array in arrays.items():
+        arrived = state.take(ids[site])
+        assert arrived is not None
+        decoded = decode_message(inflate_record(arrived.root, arrived.objects, Limits()), Limits())
+        np.testing.assert_array_equal(decoded.sums["x"], array)
+    assert not list(folder.iterdir())
+    assert not store.store
+    assert store._free == 3 << 20
