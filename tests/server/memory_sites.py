@@ -85,11 +85,14 @@ def dataset(of: StudyConfig, site: str, n: int, *, missing: float = 0.1) -> Data
     values[:, 0] += labels * 1e-3
     values[rng.random(values.shape) < missing] = np.nan
     values[:, 3], values[:, 4] = 7.0, np.nan
+    patches = rng.normal(size=(n, 2, 4, 4, 4)).astype(np.float32)
+    patches[:, 1] = 0
+    patches[:, 1, 1:3, 1:3, 1:3] = 1
     outcome = ClassOutcome(labels, ("no", "yes"))
     return Dataset(
         features=FeatureTable(values, tuple(f"f{j}" for j in range(N_FEATURES)), ids),
         clinical=FeatureTable(rng.normal(60, 9, size=(n, 1)), ("age",), ids),
-        patches=rng.normal(size=(n, 2, 4, 4, 4)).astype(np.float32),
+        patches=patches,
         outcome=outcome,
         batch=(site,) * n,
         tested_in=assign_folds(ids, labels.tolist(), of, trains=site in of.training_sites),

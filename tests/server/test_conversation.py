@@ -80,7 +80,7 @@ def test_a_site_that_stays_silent_is_named_after_its_attempts(tmp_path: Path):
     assert found["b"] == Refused("b", Code.SITE_SILENT, "Hello")
     assert len(members["b"].asked) == ATTEMPTS
     conversation = talk(tmp_path, members)
-    with pytest.raises(FederationError, match="hello: site b refused Hello: site_silent$"):
+    with pytest.raises(FederationError, match=r"hello: site b refused Hello: site_silent$"):
         conversation.all_of(dict.fromkeys(SITES, HELLO), Welcome, deadline_s=1, phase="hello")
 
 
