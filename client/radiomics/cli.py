@@ -1,4 +1,4 @@
-"""``fedrad radiomics``: features of a pair of files, of a folder or of a manifest; catalogue; IBSI conformance."""
+"""``fedrad radiomics``: features of files, folders and manifests; catalogue; IBSI conformance; robustness."""
 
 from __future__ import annotations
 
@@ -22,12 +22,24 @@ IMAGE_ENDINGS_OF_FILES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 class _ExtractByDefault(TyperGroup):
-    """``fedrad radiomics IMAGE ROI`` means ``fedrad radiomics extract IMAGE ROI``."""
+    """``fedrad radiomics IMAGE ROI`` means ``... extract IMAGE ROI``; robustness is loaded when it is asked for."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
+        if args and args[0] not in {*self.list_commands(ctx), "--help", "-h"}:
             args = ["extract", *args]
         return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "robustness"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "robustness":
+            return super().get_command(ctx, cmd_name)
+        from client.radiomics.robustness_command import robustness  # it loads the extractor, which a cached run avoids
+
+        one = typer.Typer(add_completion=False)
+        one.command("robustness")(robustness)
+        return typer.main.get_command(one)
 
 
 app = typer.Typer(

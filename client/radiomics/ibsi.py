@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,13 +93,18 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _misses(comparisons: Iterable[Comparison]) -> list[str]:
+def _misses(comparisons: Sequence[Comparison]) -> list[str]:
     missed = [entry for entry in comparisons if entry.reference is not None and not entry.conforms]
-    if not missed:
-        return ["Every value with a reference conforms. D and E: their references are not in the data folder of the "
-                "project; the values below are ours.", ""]  # fmt: skip
-    listed = (f"{entry.configuration} `{entry.ibsi_tag}`" for entry in missed)
-    return [f"{len(missed)} values do not conform: {', '.join(listed)}.", ""]
+    unknown = sorted({entry.configuration for entry in comparisons if entry.reference is None})
+    lines = ["Every value with a reference conforms."]
+    if missed:
+        listed = (f"{entry.configuration} `{entry.ibsi_tag}`" for entry in missed)
+        lines = [f"{len(missed)} values do not conform: {', '.join(listed)}."]
+    if unknown:
+        lines.append(
+            f"Without a reference in the data folder: {', '.join(unknown)}; their values below are fedrad's alone."
+        )
+    return [" ".join(lines), ""]
 
 
 def _table(configuration: str, entries: Sequence[Comparison]) -> list[str]:

@@ -98,7 +98,7 @@ class Wavelet(_Part):
     """The 8 bands of one level of the stationary wavelet transform."""
 
     kind: Literal["wavelet"]
-    wavelet: str = "coif1"
+    wavelet: Literal["haar", "db2", "db4", "coif1", "coif2", "sym4", "bior2.2"] = "coif1"
 
 
 class LaplacianOfGaussian(_Part):

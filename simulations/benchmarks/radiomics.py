@@ -2,7 +2,8 @@
 
 ``make bench-radiomics`` prints CPU seconds a case and their ratios (images in memory, one thread, kernels loaded) on a
 synthetic chest CT of 512 x 512 x 60 and on the tumour-cropped images of ``../shared/data/sts`` where they are; the
-memory of a 512 x 512 x 400 CT; what starting and compiling cost; and the time of a cohort over processes and from its cache.
+memory of a 512 x 512 x 400 CT; what starting and compiling cost; and the time of a cohort over processes and again
+from its cache.
 
 The peers run in processes of their own: ``--pyradiomics-python`` and ``--mirp-python`` name their interpreters.
 """

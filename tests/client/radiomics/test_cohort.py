@@ -181,3 +181,6 @@ def test_catalogue_and_presets_are_printed() -> None:
     assert text.count("\n") == 169 + 107 + 1
     assert "cm_joint_max,Joint maximum,Co-occurrence matrix,cm_joint_max,GYBY" in text
     assert "ibsi-e" in runner.invoke(app, ["presets"]).output
+    listing = runner.invoke(app, ["--help"]).output
+    assert all(name in listing for name in ("extract", "catalogue", "ibsi", "robustness"))
+    assert "--perturbed-by" in runner.invoke(app, ["robustness", "--help"]).output
