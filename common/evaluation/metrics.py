@@ -196,21 +196,25 @@ def confusion(sums: ScoreSums, *, threshold: float, curve: int = 0, confidence: 
 
 def accuracy(sums: ScoreSums, *, confidence: float = 0.95) -> Estimate:
     """Share of cases whose most probable class is theirs, with Wilson's interval."""
-    return wilson(int(np.trace(sums.confusion)), int(sums.confusion.sum()), confidence=confidence, what="accuracy")
+    found = wilson(int(np.trace(sums.confusion)), int(sums.confusion.sum()), confidence=confidence, what="accuracy")
+    return replace(found, bound=min(1.0, float(_hit_errors(sums).sum()) / sums.n_cases))
 
 
 def balanced_accuracy(sums: ScoreSums, *, confidence: float = 0.95) -> Estimate:
     """Mean over the classes of the share found; intervals of the classes are squared and added."""
-    shares = [
-        wilson(
-            int(sums.confusion[k, k]), int(sums.confusion[k].sum()), confidence=confidence, what=f"recall of class {k}"
-        )
-        for k in range(sums.n_classes)
-    ]
+    found, n = np.diag(sums.confusion).tolist(), sums.confusion.sum(axis=1).tolist()
+    shares = [wilson(found[k], n[k], confidence=confidence, what=f"recall of class {k}") for k in range(len(n))]
     value = sum(share.value for share in shares) / len(shares)
     low = value - math.hypot(*(share.value - share.low for share in shares)) / len(shares)
     high = value + math.hypot(*(share.high - share.value for share in shares)) / len(shares)
-    return Estimate(value, low, high, "Wilson, squared and added")
+    bound = min(1.0, float((_hit_errors(sums) / n).mean()))
+    return Estimate(value, low, high, "Wilson, squared and added", bound)
+
+
+def _hit_errors(sums: ScoreSums) -> Counts:
+    """How far rounding may have moved the hits of each class (n_classes,): by one running count, or by two."""
+    ends = np.isin(np.arange(sums.n_classes), (0, sums.n_classes - 1))
+    return np.where(ends, 1, 2) * sums.slack[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 All trees grow together, a level a question. Sites send class counts up to each cut of a few drawn features a node;
 the coordinator takes the cut with the largest fall of Gini impurity (Breiman 2001, Mach. Learn. 45:5). The Poisson
-bootstrap draws case by case, so it does not depend on how cases are split into sites.
+bootstrap draws case by case, so it does not depend on how cases are split into sites. Trees may also be dealt to the
+sites, each grown from one site's cases (``batches``): what exchanging local forests gives, by the same sums.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class ForestQuery:
     columns : ndarray of int64, shape (n_leaves, n_columns)
         Features looked at in each leaf.
     bootstrap : bool
+    batches : tuple of str
+        The batch (a site, say) whose cases alone each tree sees; empty where every tree sees all cases.
     group_size : int
         See `common.statistics.case_groups`.
     """
@@ -65,6 +68,7 @@ class ForestQuery:
     of_tree: Indices
     columns: Indices
     bootstrap: bool
+    batches: tuple[str, ...]
     group_size: int
 
     def __post_init__(self) -> None:
@@ -78,8 +82,8 @@ class ForestQuery:
         for array, end in ((self.columns, len(self.names)), (self.of_tree, len(self.roots)), (self.leaves, self._n)):
             if ((array < 0) | (array >= end)).any():
                 raise ValueError("a leaf, tree or feature is asked for that is not there")
-        if self.group_size < 1:
-            raise ValueError(f"group_size is positive, got {self.group_size}")
+        if self.group_size < 1 or len(self.batches) not in (0, len(self.roots)):
+            raise ValueError("group_size is positive, and batches name one for each tree or none")
 
     @property
     def _trees(self) -> Trees:
@@ -120,7 +124,8 @@ class ForestQuery:
         weights = drawn_weights(cohort, "bootstrap", 0, n_trees) if self.bootstrap else np.ones((n_cases, n_trees))
         found: list[tuple[int, Indices, Matrix]] = []
         for tree in np.unique(self.of_tree).tolist():
-            rows = site.kept(np.flatnonzero(weights[:, tree] > 0))
+            seen = np.array([not self.batches or name == self.batches[tree] for name in cohort.batch], dtype=bool)
+            rows = site.kept(np.flatnonzero(seen & (weights[:, tree] > 0)))
             inside = site.assigned(self._trees, tree, rows)
             for i in np.flatnonzero(self.of_tree == tree).tolist():
                 here = inside.get(int(self.leaves[i]), rows[:0])
@@ -140,6 +145,9 @@ class ForestSettings:
     least_cases : int
         (Drawn) cases on either side of a cut, over all sites.
     bootstrap : bool
+    batches : tuple of str
+        Where given, trees are dealt to these batches in turn and each sees the cases of its batch alone: the forest of
+        the sites' own forests. Empty, the usual, grows every tree from all cases.
     group_size : int
         The study's minimum of cases; see `common.statistics.case_groups`.
     seed : int
@@ -151,12 +159,18 @@ class ForestSettings:
     n_columns: int | None = None
     least_cases: int = 5
     bootstrap: bool = True
+    batches: tuple[str, ...] = ()
     group_size: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.n_trees, self.max_depth, self.least_cases, self.group_size) < 1 or self.n_trees > MAX_TREES:
             raise ValueError(f"1..{MAX_TREES} trees; depth, least cases and group size must be positive")
+
+    @property
+    def dealt_batches(self) -> tuple[str, ...]:
+        """The batch of each tree, or none."""
+        return tuple(self.batches[i % len(self.batches)] for i in range(self.n_trees)) if self.batches else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +219,7 @@ def forest(
             of_tree=of_tree,
             columns=columns,
             bootstrap=settings.bootstrap,
+            batches=settings.dealt_batches,
             group_size=settings.group_size,
         )
         counts = sums["counts"].astype(np.float64)

@@ -156,6 +156,15 @@ def test_accuracy_of_several_classes():
     assert balanced_accuracy(sums).value == pytest.approx(oracle.balanced_accuracy_score(labels, p.argmax(axis=1)))
 
 
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+def test_rounded_accuracy_lies_within_its_bound(n_classes):
+    p, labels = several(400, n_classes) if n_classes > 2 else binary(400)
+    exact, rounded = ScoreSums.summarise(p, labels), merged(p, labels, 4, minimum_cases=6)
+    for measure in (accuracy, balanced_accuracy):
+        assert measure(exact).bound == 0
+        assert abs(measure(exact).value - measure(rounded).value) <= measure(rounded).bound
+
+
 def test_decision_curve_by_its_definition():
     p, labels = binary(300, digits=2)
     found = decision_curve(merged(p, labels, 3))

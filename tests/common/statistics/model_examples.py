@@ -31,6 +31,7 @@ MODEL_EXAMPLES: tuple[Query, ...] = (
         np.array([0, 1]),
         np.array([[0, 1], [1, 3]]),
         True,
+        ("scanner-0", "scanner-2"),
         1,
     ),
     BoostingQuery(NAMES, EDGES, "logistic", -0.2, *TREES, np.array([0.1, 0, 0, 0]), np.array([2, 3]), 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from common.statistics.procedure import run
 from common.statistics.quantiles import balanced_edges
 from common.statistics.small_cell import release
 from common.statistics.trees import Trees, binned
-from tests.common.statistics.cohorts import ask_and_record, cohort, solve, split, take
+from tests.common.statistics.cohorts import ask_and_record, by_batch, cohort, solve, split, take
 
 CLASSES = ("class-0", "class-1")
 ONE_TREE = ForestSettings(n_trees=1, max_depth=4, n_columns=6, least_cases=3, bootstrap=False)
@@ -60,6 +62,15 @@ def test_the_merged_forest_is_the_pooled_forest(n_sites, seed):
     for name in ("roots", "feature", "cut", "left"):
         np.testing.assert_array_equal(getattr(pooled, name), getattr(merged, name))
     np.testing.assert_array_equal(pooled.outputs, merged.outputs)
+
+
+def test_trees_dealt_to_sites_are_their_own_trees():
+    whole = cohort(300, 6, seed=4)
+    edges, batches = edges_of(whole), ("scanner-0", "scanner-1", "scanner-2")
+    settings = replace(ONE_TREE, n_trees=3, batches=batches)
+    together = grow(whole, split(whole, 4), settings, edges=edges)
+    alone = [grow(whole, [site], ONE_TREE, edges=edges).predict(whole.table) for site in by_batch(whole)]
+    np.testing.assert_allclose(together.predict(whole.table), np.mean(alone, axis=0))
 
 
 def test_as_good_as_scikit_learn_on_new_cases():
