@@ -214,7 +214,7 @@ def balanced_accuracy(sums: ScoreSums, *, confidence: float = 0.95) -> Estimate:
 def _hit_errors(sums: ScoreSums) -> Counts:
     """How far rounding may have moved the hits of each class (n_classes,): by one running count, or by two."""
     ends = np.isin(np.arange(sums.n_classes), (0, sums.n_classes - 1))
-    return np.where(ends, 1, 2) * sums.slack[0]
+    return np.asarray(np.where(ends, 1, 2) * sums.slack[0], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

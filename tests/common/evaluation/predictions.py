@@ -30,7 +30,7 @@ def several(n=600, n_classes=4, *, seed=0):
 
 def dealt(n, n_sites, *, seed=0):
     """Row indices of each site."""
-    site = np.random.default_rng(seed).integers(0, n_sites, n)
+    site = np.random.default_rng(seed + 100_000).integers(0, n_sites, n)
     return [np.flatnonzero(site == s) for s in range(n_sites)]
 
 
