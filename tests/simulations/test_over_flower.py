@@ -141,3 +141,24 @@ def test_nothing_of_a_patient_is_in_what_the_coordinator_holds(consortium: Conso
     leaked = [i for i in ids if i.encode() in held]
     assert not leaked
     assert str(consortium.hospital("east")).encode() not in held
+
+
+def test_queue_runs_good_studies_and_sets_bad_ones_aside(
+    consortium: Consortium, parties: Parties, in_process: dict[str, str]
+) -> None:
+    home = consortium.coordinator
+    parties.start(COORDINATOR, 0, ["coordinator", "start", "--home", ".", "--listen", consortium.address], folder=home)
+    for name in consortium.hospitals:
+        consortium.start_hospital(parties, name)
+    (home / "queue").mkdir()
+    (home / "queue" / "bad.toml").write_text("title = 3\n")
+    shutil.copyfile(home / "study.toml", home / "queue" / "good.toml")
+    end = time.monotonic() + END_S
+    while list((home / "queue").iterdir()):
+        consortium.require_running(parties.ended())
+        assert time.monotonic() < end, last_lines(home / "output.log", 20)
+        time.sleep(0.1)
+    assert [path.name for path in (home / "failed").iterdir()] == ["bad.toml"]
+    assert [path.name for path in (home / "done").iterdir()] == ["good.toml"]
+    (folder,) = (home / "runs").iterdir()
+    assert final_digests(folder, load(home / "study.toml", StudyConfig)) == in_process
