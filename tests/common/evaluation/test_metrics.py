@@ -17,7 +17,6 @@ from common.evaluation.metrics import (
     balanced_accuracy,
     classification_summary,
     confusion,
-    decision_curve,
     macro_auc,
     pr_curve,
     roc_curve,
@@ -80,7 +79,7 @@ def test_macro_auc_is_the_mean_over_classes():
 def test_one_class_has_no_auc():
     p, labels = binary(50)
     events = labels == 1
-    for measure in (auc, auc_bound, roc_curve, pr_curve, average_precision, decision_curve):
+    for measure in (auc, auc_bound, roc_curve, pr_curve, average_precision):
         with pytest.raises(MetricError, match="no negative case among"):
             measure(ScoreSums.summarise(p[events], labels[events]))
     with pytest.raises(MetricError, match="no positive case"):
@@ -163,17 +162,6 @@ def test_rounded_accuracy_lies_within_its_bound(n_classes):
     for measure in (accuracy, balanced_accuracy):
         assert measure(exact).bound == 0
         assert abs(measure(exact).value - measure(rounded).value) <= measure(rounded).bound
-
-
-def test_decision_curve_by_its_definition():
-    p, labels = binary(300, digits=2)
-    found = decision_curve(merged(p, labels, 3))
-    for i, t in enumerate(found.thresholds):
-        acted = p[:, 1] >= t
-        gain = np.where(acted, np.where(labels == 1, 1.0, -t / (1 - t)), 0.0)
-        assert found.net_benefit[i] == pytest.approx(gain.mean())
-        assert found.high[i] - found.net_benefit[i] == pytest.approx(1.959964 * gain.std() / np.sqrt(300), abs=1e-6)
-        assert found.treat_all[i] == pytest.approx(labels.mean() - t / (1 - t) * (1 - labels.mean()))
 
 
 def test_summary_leaves_gaps_for_what_is_undefined():
