@@ -7,9 +7,13 @@ of rounds are the study's in each: what differs between their results is the dat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from common.config.study import StudyConfig
+from common.errors import FederationError, StatisticError
+from common.journal import JsonLines
 
 FEDERATED = "federated"
 POOLED = "pooled"
@@ -26,6 +30,20 @@ class Course:
 
 Group = tuple[Course, ...]
 """Courses that run in lockstep: one course, or several of one trainer each, so that no site waits for another."""
+
+
+@contextmanager
+def baseline_may_fail(course: Course, journal: JsonLines) -> Iterator[None]:
+    """Leave a local-only course out, with a note of the reason, where its site fails; any other course stops the study.
+
+    A resumed study tries it again.
+    """
+    try:
+        yield
+    except (FederationError, StatisticError) as error:
+        if not course.name.startswith(LOCAL):
+            raise
+        journal.write("note", text=f"{course.name} is left out: {error}", course=course.name)
 
 
 def groups_of(study: StudyConfig) -> tuple[Group, ...]:

@@ -23,7 +23,7 @@ from common.statistics.table_steps import Step, encode_steps
 from common.version import versions
 from server.checkpoint import CheckpointStore, Unit
 from server.conversation import Conversation, Refused
-from server.courses import Course, Group
+from server.courses import Course, Group, baseline_may_fail
 from server.table import table_of
 from server.training import TrainingState, train_group
 
@@ -131,13 +131,18 @@ def run_group(
     store: CheckpointStore,
 ) -> None:
     """Table, training and evaluation of every course of a group in one fold."""
-    tables = {course.name: table_of(study, course, fold, names, conversation, store) for course in group}
+    tables: dict[str, tuple[Step, ...]] = {}
+    for course in group:
+        with baseline_may_fail(course, conversation.journal):
+            tables[course.name] = table_of(study, course, fold, names, conversation, store)
+    group = tuple(course for course in group if course.name in tables)
     for entry in study.models:
         if all(store.load(evaluation_name(course, entry.name, fold)) for course in group):
             continue
         states = train_group(study, entry, group, fold, tables, conversation, store)
         for course in group:
-            evaluate(study, entry, course, fold, tables[course.name], states[course.name], conversation, store)
+            if course.name in states:
+                evaluate(study, entry, course, fold, tables[course.name], states[course.name], conversation, store)
 
 
 def evaluation_name(course: Course, model: str, fold: int) -> str:
@@ -172,8 +177,8 @@ def evaluate(
     asked = dict.fromkeys(sorted(site.name for site in study.sites), request)
     deadline = study.federated.round_deadline_s
     for site, reply in conversation.insist(asked, EvaluationSums, deadline_s=deadline, phase=f"evaluate {entry.name}"):
-        if isinstance(reply, Refused):
-            refused[site] = reply.code
+        if isinstance(reply, Refused) or reply.model != entry.name:
+            refused[site] = reply.code if isinstance(reply, Refused) else str(Code.MESSAGE)
             continue
         n_cases[site] = reply.n_cases
         arrays |= {f"{site}/{key}": array for key, array in reply.sums.items()}

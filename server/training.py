@@ -20,7 +20,7 @@ from common.statistics.table_steps import Keep, Step, encode_steps
 from common.strategies import ServerState, Strategy
 from server.checkpoint import CheckpointStore, Unit
 from server.conversation import Conversation, Refused
-from server.courses import Course, Group
+from server.courses import Course, Group, baseline_may_fail
 
 
 @dataclass(frozen=True)
@@ -103,19 +103,20 @@ def train_group(
     Returns
     -------
     dict of course name to TrainingState
-        After the last round.
+        After the last round; without the local-only courses whose site failed.
     """
     strategy = study.federated.strategy.build()
     steps = {course.name: encode_steps(tables[course.name]) if entry.model.needs_table else () for course in group}
     states = {course.name: _start(study, entry, course, fold, tables[course.name], store) for course in group}
     for round_number in range(1, entry.rounds + 1):
-        due = [course for course in group if states[course.name].round_number < round_number]
-        if not due:
-            continue
-        for course, after in _round(study, entry, due, fold, round_number, states, steps, strategy, conversation):
-            store.save(unit_name(course, entry.name, fold), after.to_unit())
-            states[course.name] = after
-            _tell(conversation, course, entry, fold, after)
+        due = [course for course in group if course.name in states and states[course.name].round_number < round_number]
+        for course, own in _round(study, entry, due, fold, round_number, states, steps, conversation):
+            before = states.pop(course.name)
+            with baseline_may_fail(course, conversation.journal):
+                after = _aggregated(study, entry, course, round_number, before, own, strategy)
+                store.save(unit_name(course, entry.name, fold), after.to_unit())
+                states[course.name] = after
+                _tell(conversation, course, entry, fold, after)
     return states
 
 
@@ -143,10 +144,9 @@ def _round(
     round_number: int,
     states: Mapping[str, TrainingState],
     steps: Mapping[str, tuple[TableStep, ...]],
-    strategy: Strategy,
     conversation: Conversation,
-) -> Iterator[tuple[Course, TrainingState]]:
-    """One round of every course that is due; updates are aggregated as they are handed out, in order of sites."""
+) -> Iterator[tuple[Course, Iterator[tuple[str, LocalUpdate | Refused]]]]:
+    """Ask for one round of every course that is due; each course with its answers, which come in order of sites."""
     course_of = {site: course for course in due for site in course.trainers}
     requests = {
         site: Train(
@@ -163,19 +163,29 @@ def _round(
         requests, LocalUpdate, deadline_s=study.federated.round_deadline_s, phase=f"train {entry.name}"
     )
     # a group is one course, or courses of one trainer each: the answers of a course come one after the other
-    for course, own in groupby(answers, key=lambda answer: course_of[answer[0]]):
-        before = states[course.name]
-        collected = _Collected(entry.name, round_number, before.parameters)
-        quorum = min(study.federated.quorum or study.n_training, len(course.trainers))
-        updates = collected.updates(own)
-        try:
-            parameters, server = strategy.aggregate(before.parameters, updates, before.server)
-        except FederationError:
-            _require_quorum(collected, quorum)  # who is absent says more than "no update"
-            raise
-        _require_quorum(collected, quorum)
-        history = (*before.history, *collected.history)
-        yield course, TrainingState(round_number, parameters, server, history, (*before.absent, *collected.absent))
+    yield from groupby(answers, key=lambda answer: course_of[answer[0]])
+
+
+def _aggregated(
+    study: StudyConfig,
+    entry: StudyModel,
+    course: Course,
+    round_number: int,
+    before: TrainingState,
+    answers: Iterator[tuple[str, LocalUpdate | Refused]],
+    strategy: Strategy,
+) -> TrainingState:
+    """The state after a round; updates are aggregated as they are handed out, one at a time."""
+    collected = _Collected(entry.name, round_number, before.parameters)
+    quorum = min(study.federated.quorum or study.n_training, len(course.trainers))
+    try:
+        parameters, server = strategy.aggregate(before.parameters, collected.updates(answers), before.server)
+    except FederationError:
+        _require_quorum(collected, quorum)  # who is absent says more than "no update"
+        raise
+    _require_quorum(collected, quorum)
+    history = (*before.history, *collected.history)
+    return TrainingState(round_number, parameters, server, history, (*before.absent, *collected.absent))
 
 
 class _Collected:

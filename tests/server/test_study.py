@@ -196,6 +196,30 @@ def test_a_site_that_drops_out_of_one_model_is_named_and_the_study_goes_on(tmp_p
     assert refusals == {("c", "site_silent")}
 
 
+@pytest.mark.parametrize("kind", ["AskStatistic", "Train"])
+def test_a_local_course_whose_site_fails_is_left_out_and_tried_again_on_resume(
+    undisturbed: Path, tmp_path: Path, kind: str
+):
+    """Once the federated course is evaluated, sites b and c are gone; the federated result stands, and site a's."""
+    evaluated: set[str] = set()
+
+    def gone(site: str, request: Request) -> Reply | None:
+        if isinstance(request, Evaluate):
+            evaluated.add(request.model)
+        late = len(evaluated) == 2 and site in "bc" and type(request).__name__ == kind
+        return Refusal(Code.SITE_SILENT) if late else None
+
+    store = run(study(), tmp_path, disturb=gone)
+    whole, partial = contents(store_of(undisturbed)), contents(store)
+    assert all(partial[name] == whole[name] for name in partial)
+    missing = {name.split(".")[1] for name in whole.keys() - partial.keys()}
+    assert missing == {"local-b", "local-c"}
+    left_out = [line["text"] for line in events(tmp_path, "note")]
+    assert any(str(text).startswith("local-b is left out: ") and "site_silent" in str(text) for text in left_out)
+    run(study(), tmp_path)
+    assert contents(store_of(tmp_path)) == whole
+
+
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
