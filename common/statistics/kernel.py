@@ -1,8 +1,11 @@
 """RBF support vectors through random Fourier features (Rahimi and Recht 2007, NIPS).
 
 The kernel ``exp(-gamma |x - y|^2)`` is the mean of products of cosines with random frequencies. All sites draw the same
-frequencies from a seed, and what is left is a linear problem on them: sums of fixed size, where a kernel machine would
-have to send support vectors, which are patients.
+frequencies from the study's seed, and what is left is a linear problem on them: sums of fixed size, where a kernel
+machine would have to send support vectors, which are patients.
+
+Sums of cosines at many frequencies tell more of a site's values than means and variances do. So a site answers for the
+study's one draw only; where sites are small, use secure aggregation or stay with the linear model.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ def rbf_svm(
     *,
     penalty: float,
     gamma: float | None = None,
+    seed: int,
     n_random: int = 300,
-    seed: int = 0,
     softness: float = 0.0,
 ) -> Procedure[MarginModel]:
     """Fit squared-hinge support vectors on random Fourier features of standardised features.
@@ -31,6 +34,8 @@ def rbf_svm(
     ----------
     gamma : float, optional
         1 / n_features where it is not given (scikit-learn's "scale" on standardised features).
+    seed : int
+        The study's.
     n_random : int
         More approximate the kernel better, as 1 / sqrt(n_random); an answer holds n_random^2 numbers.
     softness : float

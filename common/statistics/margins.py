@@ -95,6 +95,8 @@ class MarginQuery:
     def _scored(self, cohort: Cohort) -> tuple[Matrix, Matrix, Matrix]:
         if self.loss != "squared" and not isinstance(cohort.outcome, ClassOutcome):
             raise StatisticError(f"{self.loss} loss needs two classes, got {type(cohort.outcome).__name__}")
+        if self.n_random and self.draw != cohort.seed:
+            raise StatisticError(f"random features are drawn from the study's seed {cohort.seed}, got {self.draw}")
         mapped = self.map.apply(cohort.table)
         design = np.column_stack([np.ones(len(mapped)), mapped])
         score = design @ self.coefficients

@@ -35,7 +35,7 @@ MODEL_EXAMPLES: tuple[Query, ...] = (
         1,
     ),
     BoostingQuery(NAMES, EDGES, "logistic", -0.2, *TREES, np.array([0.1, 0, 0, 0]), np.array([2, 3]), 1),
-    MarginQuery(NAMES, *STANDARD, 6, 0.2, 3, "squared_hinge", 0.1, np.full(7, 0.1)),
+    MarginQuery(NAMES, *STANDARD, 6, 0.2, 11, "squared_hinge", 0.1, np.full(7, 0.1)),
     HazardQuery(NAMES, *STANDARD, np.array([100.0, 400.0, 900.0]), np.full(3, -1.0), np.full(4, 0.1)),
 )
 

@@ -91,7 +91,7 @@ def test_rbf_svm_learns_what_a_line_cannot():
     outcome = replace(whole.outcome, labels=(distance > np.median(distance)).astype(np.int64))
     whole = replace(whole, outcome=outcome)
     train, test = take(whole, np.arange(500)), take(whole, np.arange(500, 700))
-    fit = lambda sites: solve(lambda: rbf_svm(whole.table.names, penalty=0.003, n_random=150), sites)  # noqa: E731 - used twice below
+    fit = lambda sites: solve(lambda: rbf_svm(whole.table.names, penalty=0.003, seed=11, n_random=150), sites)  # noqa: E731 - used twice below
     found = fit(split(train, 4))
     area = roc_auc_score(test.outcome.labels, found.score(test.table))
     centre, scale = train.table.values.mean(0), train.table.values.std(0)
@@ -146,6 +146,8 @@ def test_what_has_no_solution_is_named():
     with pytest.raises(StatisticError, match="needs two classes, got ScalarOutcome"):
         solve(lambda: linear_svm(whole.table.names, penalty=0.1), [cohort(50, 3, scalar=True)])
     with pytest.raises(StatisticError, match=r"n_random lies in 1\.\.2000"):
-        solve(lambda: rbf_svm(whole.table.names, penalty=0.1, n_random=0), [whole])
+        solve(lambda: rbf_svm(whole.table.names, penalty=0.1, seed=11, n_random=0), [whole])
+    with pytest.raises(StatisticError, match="drawn from the study's seed 11, got 12"):
+        solve(lambda: rbf_svm(whole.table.names, penalty=0.1, seed=12), [whole])
     with pytest.raises(StatisticError, match="not negative"):
         fit(values, penalty=-1.0)
