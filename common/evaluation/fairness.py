@@ -90,6 +90,28 @@ def subgroup_sums(
     }
 
 
+def subgroup_arrays(attribute: str, sums: Mapping[str, ScoreSums]) -> dict[str, npt.NDArray[np.generic]]:
+    """Arrays named ``attribute/level/field``, for the wire beside the overall sums; ``attribute`` holds no slash."""
+    return {
+        f"{attribute}/{level}/{field}": array
+        for level, part in sums.items()
+        for field, array in part.to_arrays().items()
+    }
+
+
+def read_subgroups(arrays: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, dict[str, ScoreSums]]:
+    """Sums by attribute and level from `subgroup_arrays`; MessageError where they are not as agreed."""
+    parts: dict[str, dict[str, dict[str, npt.NDArray[np.generic]]]] = {}
+    for key, array in arrays.items():
+        attribute, _, rest = key.partition("/")
+        level, _, field = rest.rpartition("/")
+        parts.setdefault(attribute, {}).setdefault(level, {})[field] = array
+    return {
+        attribute: {level: ScoreSums.from_arrays(fields) for level, fields in levels.items()}
+        for attribute, levels in parts.items()
+    }
+
+
 @dataclass(frozen=True)
 class SubgroupRow:
     """One row of the report's table.

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
-from common.evaluation.fairness import age_bands, shown_levels, subgroup_sums, subgroup_table
+from common.arrays import merge_sums
+from common.errors import MessageError
+from common.evaluation.fairness import (
+    age_bands,
+    read_subgroups,
+    shown_levels,
+    subgroup_arrays,
+    subgroup_sums,
+    subgroup_table,
+)
 from common.evaluation.scores import ScoreSums
 from tests.common.evaluation.predictions import binary, dealt
 
@@ -70,6 +79,18 @@ def test_a_subgroup_of_one_class_has_a_gap_for_its_auc():
     assert rest.n_positive == 0
     (alone,) = subgroup_table(subgroup_sums(p, labels, np.zeros(100, dtype=np.int64), ("all", "none")))
     assert alone.against_rest is None
+
+
+def test_subgroups_go_over_the_wire():
+    p, labels = binary(60)
+    names = ("A/B scanner", "other")
+    sums = subgroup_sums(p, labels, np.arange(60) % 2, names)
+    arrays = subgroup_arrays("scanner", sums) | subgroup_arrays("sex", sums)
+    back = read_subgroups(merge_sums([arrays, arrays]))
+    assert list(back) == ["scanner", "sex"]
+    assert {level: part.n_cases for level, part in back["scanner"].items()} == dict.fromkeys(names, 60)
+    with pytest.raises(MessageError):
+        read_subgroups({"sex/female": p})
 
 
 def test_age_bands():
