@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import cast
 
 from common.allocator import keep_buffers
-from common.errors import Code, MessageError
+from common.errors import Code, FederationError, MessageError
 from common.federation import Answer
 from common.messages import REPLIES, Refusal, Reply, Request
 from common.wire import Limits, WireMessage, decode_message, encode_message, inflate_record, wire_size
@@ -30,9 +30,8 @@ from server.tls_server import TlsServer, server_context
 REPORT_S = 5.0
 """How often a wait says for whom it waits, where nothing changes."""
 
-SPOOL = "spool"
-SPOOL_BYTES = 128 << 20
-"""Replies that were sent and not yet read: so much is held in memory, the rest in files below the home folder."""
+MEMORY_BYTES = 128 << 20
+"""Of requests and replies on their way, so much is held in memory; the rest waits in a file in the home folder."""
 
 OnEvent = Callable[[str], None]
 
@@ -83,7 +82,8 @@ class FlowerFederation:
     def __init__(self, settings: CoordinatorSettings, *, on_event: OnEvent = _silent) -> None:
         self._settings = settings
         self._on_event = on_event
-        self._state = FleetState(SpooledStore(settings.home / SPOOL, memory_bytes=SPOOL_BYTES), self._wake)
+        self._store = SpooledStore(settings.home, memory_bytes=MEMORY_BYTES)
+        self._state = FleetState(self._store, self._wake)
         registry = SiteRegistry(settings.home / AUTHORITY / "sites.json")
         self._admission = Admission(registry, self._state)
         self._listener = FleetListener(
@@ -106,7 +106,11 @@ class FlowerFederation:
         logging.getLogger("flwr").setLevel(
             logging.WARNING
         )  # Flower tells of every message; `on_event` says what matters
-        self._server.start()
+        try:
+            self._server.start()
+        except FederationError:
+            self._release()
+            raise
         return self
 
     def __exit__(
@@ -115,7 +119,7 @@ class FlowerFederation:
         if self._server.loop is not None:
             self._server.loop.call_soon_threadsafe(self._listener.close)
         self._server.stop()
-        self._listener.release()
+        self._release()
 
     @property
     def port(self) -> int:
@@ -155,6 +159,10 @@ class FlowerFederation:
         self._admission.follow()
         end = monotonic() + deadline_s
         return self._answers(sorted(requests), self._send(requests), end)
+
+    def _release(self) -> None:
+        self._listener.release()
+        self._store.close()
 
     def _send(self, requests: Mapping[str, Request]) -> dict[str, _Asked]:
         """Put every request on its way; one that several sites get is encoded and stored once."""

@@ -6,59 +6,76 @@ holds what was sent and not yet read, and its memory must not grow with the numb
 
 from __future__ import annotations
 
-import shutil
+import os
+import tempfile
 from pathlib import Path
 
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
+from common.wire import CHUNK_BYTES
+
 SPOOLED = b"spooled"
 """Stands in memory for the content of an object on disk."""
 
+SLOT_BYTES = CHUNK_BYTES + (1 << 20)
+"""Space of one object on disk: Flower's largest chunk and its head."""
+
 
 class SpooledStore(InMemoryObjectStore):  # type: ignore[misc]  # flwr is read as Any
-    """Objects in memory up to ``memory_bytes``, further ones in files of their own.
+    """Objects in memory up to ``memory_bytes``, further ones in slots of one nameless file.
+
+    The file has no name, so nothing of it outlives the process, however that ends.
 
     Parameters
     ----------
     folder : Path
-        Emptied now: what a killed process left there is of no use to anyone.
+        On the file system that the file shall use.
     """
 
     def __init__(self, folder: Path, *, memory_bytes: int) -> None:
         super().__init__()
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
-        self._folder = folder
-        self._free = memory_bytes
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the store
+        self._free_bytes = memory_bytes
+        self._free_slots: list[int] = []
+        self._slots = 0
         self._held: dict[str, int] = {}
+        self._spooled: dict[str, tuple[int, int]] = {}
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._file.close()
 
     def put(self, object_id: str, object_content: bytes) -> None:
         """Store a registered object; its id is the hash of its content, so a second one is the same."""
         super().put(object_id, object_content)
+        size = len(object_content)
         with self.lock_store:
-            if object_id in self._held:
+            if object_id in self._held or object_id in self._spooled:
                 return
-            size = len(object_content)
-            if size <= self._free:
-                self._free -= size
+            if size <= self._free_bytes or size > SLOT_BYTES:
+                self._free_bytes -= size
                 self._held[object_id] = size
                 return
-            self._held[object_id] = 0
-            (self._folder / object_id).write_bytes(object_content)
+            slot = self._free_slots.pop() if self._free_slots else self._slots
+            self._slots = max(self._slots, slot + 1)
+            os.pwrite(self._file.fileno(), object_content, slot * SLOT_BYTES)
+            self._spooled[object_id] = (slot, size)
             self.store[object_id].content = SPOOLED
 
     def get(self, object_id: str) -> bytes | None:
         """The content; empty where it has not come yet, None where it is not expected."""
         with self.lock_store:
+            if object_id in self._spooled:
+                slot, size = self._spooled[object_id]
+                return os.pread(self._file.fileno(), size, slot * SLOT_BYTES)
             content: bytes | None = super().get(object_id)
-            return (self._folder / object_id).read_bytes() if content is SPOOLED else content
+            return content
 
     def delete(self, object_id: str) -> None:
         """Forget an object that nothing refers to, and what only it refers to."""
         with self.lock_store:
             super().delete(object_id)
-            if object_id not in self.store and object_id in self._held:
-                size = self._held.pop(object_id)
-                self._free += size
-                if not size:
-                    (self._folder / object_id).unlink()
+            if object_id not in self.store:
+                self._free_bytes += self._held.pop(object_id, 0)
+                if object_id in self._spooled:
+                    self._free_slots.append(self._spooled.pop(object_id)[0])
