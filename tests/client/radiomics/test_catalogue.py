@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from client.radiomics import extractor
 from client.radiomics.catalogue import (
     AGGREGATION_NAMES,
     FAMILY_NAMES,
@@ -16,6 +15,7 @@ from client.radiomics.catalogue import (
     all_features,
     split_tag,
 )
+from client.radiomics.columns import descriptions
 from client.radiomics.extractor import extract, feature_names
 from client.radiomics.settings import preset, preset_names
 from tests.client.radiomics.conftest import scene
@@ -23,7 +23,7 @@ from tests.client.radiomics.conftest import scene
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_feature_of_every_preset_has_an_entry(name: str) -> None:
-    for entry in extractor._descriptions(preset(name)):
+    for entry in descriptions(preset(name)):
         assert entry.feature
         assert entry.unit
         assert entry.aggregation in AGGREGATION_NAMES.values()
@@ -91,7 +91,7 @@ def test_names_known_before_extraction_are_those_after() -> None:
 
 
 def test_units() -> None:
-    units = {entry.column: entry.unit for entry in extractor._descriptions(preset("ibsi-c"))}
+    units = {entry.column: entry.unit for entry in descriptions(preset("ibsi-c"))}
     assert (
         units["stat_mean"],
         units["stat_var"],
@@ -99,5 +99,5 @@ def test_units() -> None:
         units["morph_volume"],
         units["cm_corr_3D_avg"],
     ) == ("HU", "HU2", "HU mm3", "mm3", "1")
-    units = {entry.column: entry.unit for entry in extractor._descriptions(preset("fast"))}
+    units = {entry.column: entry.unit for entry in descriptions(preset("fast"))}
     assert (units["stat_mean"], units["stat_var"], units["morph_volume"]) == ("1", "1", "mm3")
