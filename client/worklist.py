@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from time import monotonic
+from threading import Thread
+from time import monotonic, sleep
 
 from client.case_cache import CaseCache
 from client.ingest.manifest import CaseRow, Manifest
@@ -76,7 +79,7 @@ class Worklist:
 
     def _one_by_one(self, end: float) -> None:
         for row in tuple(self.pending):
-            with ProcessPoolExecutor(1) as alone:
+            with _processes(1) as alone:
                 future = alone.submit(self._cache.get, row)
                 try:
                     self._take(row, future)
@@ -98,9 +101,26 @@ class Worklist:
 
     def _started(self) -> Executor:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1) if self._processes == 1 else ProcessPoolExecutor(self._processes)
+            self._pool = ThreadPoolExecutor(1) if self._processes == 1 else _processes(self._processes)
         return self._pool
 
     def _refuse(self, fault: CaseError) -> None:
         self.faults.append(fault)
         self._note(fault)
+
+
+def _processes(n: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(n, initializer=_serve, initargs=(os.getpid(),))
+
+
+def _serve(parent: int) -> None:
+    """In a new process: leave Ctrl-C to the parent, and end where the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(0.5)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

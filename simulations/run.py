@@ -107,7 +107,8 @@ def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="", restkey="")
-            return list(reader.fieldnames or []), [{k: v for k, v in row.items() if k} for row in reader]
+            rows = [{k: v for k, v in row.items() if k} for row in reader]
+            return list(reader.fieldnames or []), [row for row in rows if any(map(str.strip, row.values()))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import psutil
 import pytest
 
 from client.case_cache import CaseCache
@@ -87,3 +91,34 @@ def test_a_case_that_kills_its_process_is_found_and_left_out():
     assert [(fault.case_id, fault.code) for fault in work.faults[1:]] == [("deadly", Code.INTERNAL)]
     assert "may have run out of memory" in str(work.faults[1])
     assert work.n_listed == 7
+
+
+LINGER = """
+import time
+from tests.client.test_worklist import Cases, worklist
+
+class Slow(Cases):
+    def get(self, case):
+        if case.case_id == "slow":
+            time.sleep(600)
+        return super().get(case)
+
+work = worklist("a", "b", "c", "slow", processes=2, cases=Slow())
+print("ready", flush=True)
+work.advance(float("inf"))
+"""
+
+
+def test_a_killed_site_leaves_no_process_behind():
+    process = subprocess.Popen([sys.executable, "-c", LINGER], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    parent = psutil.Process(process.pid)
+    while len(workers := parent.children()) < 2:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
