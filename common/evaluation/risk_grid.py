@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from common.arrays import merge_sums
 from common.errors import Code, GateError, MessageError, MetricError
+from common.evaluation.rounding import largest_error, redrawn_grid
 from common.outcomes import SurvivalOutcome
 
 Matrix = npt.NDArray[np.float64]
@@ -45,11 +46,11 @@ class RiskSums:
     Parameters
     ----------
     events, censored : ndarray of int32, shape (N_RISKS, N_TIMES)
-        Differences of rounded running counts under the small-cell rule; an entry may then be negative.
+        Under the small-cell rule, of cases redrawn from groups (`common.evaluation.rounding`).
     pairs : ndarray of float64, shape (3,)
         See `CONCORDANT`.
     slack : ndarray of int64, shape (1,)
-        Largest error of a running count, summed over sites; 0 without rounding.
+        Cases of the largest group, summed over sites; 0 without the small-cell rule.
     """
 
     events: Grid
@@ -68,6 +69,8 @@ class RiskSums:
             array = getattr(self, name)
             if array.shape != shape or array.dtype != dtype or not np.isfinite(array).all():
                 raise ValueError(f"{name}: got {array.dtype} {array.shape}, expected finite {np.dtype(dtype)} {shape}")
+            if array.dtype.kind == "i" and (array < 0).any():
+                raise ValueError(f"{name} holds negative counts")
 
     @property
     def n_events(self) -> int:
@@ -104,7 +107,7 @@ class RiskSums:
                 raise GateError(f"{n} {kind} here, the minimum is {minimum_cases}", code=Code.SMALL_CELL)
         events = _grid(r[outcome.event], outcome.time_days[outcome.event], minimum_cases)
         censored = _grid(r[~outcome.event], outcome.time_days[~outcome.event], minimum_cases)
-        slack = minimum_cases // 2
+        slack = max(largest_error(n, minimum_cases) for n in (n_events, len(r) - n_events))
         found, on_grid = _exact_pairs(r, outcome), compared(events, censored)
         differing = (found[0] - on_grid.concordant, found[1] - on_grid.comparable)
         pairs = np.array([*differing, open_pairs(events, censored)])
@@ -194,22 +197,10 @@ def _exact_pairs(risk: Matrix, outcome: SurvivalOutcome) -> tuple[float, float]:
     return concordant, comparable
 
 
-def _grid(risk: Matrix, time_days: Matrix, base: int) -> Grid:
+def _grid(risk: Matrix, time_days: Matrix, minimum: int) -> Grid:
     row = np.minimum((risk * N_RISKS).astype(np.int64), N_RISKS - 1)
-    column = np.searchsorted(TIME_EDGES_DAYS[1:], time_days, side="left")
-    counts: Grid = np.zeros((N_RISKS, N_TIMES), dtype=np.int32)
-    np.add.at(counts, (row, column), 1)
-    return _rounded(counts, base) if base > 1 else counts
-
-
-def _rounded(counts: Grid, base: int) -> Grid:
-    """Counts whose running totals over both axes are multiples of ``base``, the grand total exact."""
-    running = counts.cumsum(axis=0).cumsum(axis=1)
-    total = running[-1, -1]
-    running = np.minimum((running + base // 2) // base * base, total)
-    running[-1, -1] = total
-    cells: Grid = np.diff(np.diff(running, axis=0, prepend=0), axis=1, prepend=0).astype(np.int32)
-    return cells
+    column = np.searchsorted(TIME_EDGES_DAYS[1:], time_days, side="left").astype(np.int64)
+    return redrawn_grid(row, column, shape=(N_RISKS, N_TIMES), minimum=minimum).astype(np.int32)
 
 
 def _after(counts: Matrix) -> Matrix:

@@ -7,8 +7,8 @@ octave towards 0 and 1), by class; losses are summed exactly. Curves and interva
 Pairs of cases within one site are ordered exactly at the site and sent as one correction, so the AUC of a single site
 is exact, and the merged AUC errs only in pairs of two sites that share a bin. How far at most is known (`auc_bound`).
 
-Small cells: with ``minimum_cases`` every count up to an edge is rounded to a multiple of it (each class's total stays
-exact), as `common.statistics.small_cell` does and for its reasons.
+Small cells: with ``minimum_cases`` cases are counted where their groups of at least so many lie, not one by one; each
+class's total stays exact (`common.evaluation.rounding`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from common.arrays import merge_sums
 from common.errors import Code, GateError, MessageError, MetricError
+from common.evaluation.rounding import largest_error, redrawn, rounded
 
 Matrix = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -29,8 +30,8 @@ Sums = Mapping[str, npt.NDArray[np.generic]]
 N_CASES, BRIER, BRIER_SQUARES, LOG_LOSS, LOG_LOSS_SQUARES = range(5)
 """Positions in `ScoreSums.losses`."""
 
-CORRECTION, OWN_TIES, OWN_SLACK = range(3)
-"""Columns of `ScoreSums.pairs`: exact minus binned ordered pairs, pairs in one bin, rounding, each within one site."""
+CORRECTION, OWN_TIES = range(2)
+"""Columns of `ScoreSums.pairs`: exact minus binned ordered pairs, and pairs in one bin, both within one site."""
 
 LEAST_PROBABILITY = 2.0**-53
 """Where the log-loss of a prediction of 0 is cut off."""
@@ -61,12 +62,12 @@ class ScoreSums:
         Cases of the curve's class, and other cases, by bin of the predicted probability of that class.
     confusion : ndarray of int64, shape (n_classes, n_classes)
         Cases of class (row) by most probable class (column); of equal probabilities the first class is taken.
-    pairs : ndarray of float64, shape (n_curves, 3)
+    pairs : ndarray of float64, shape (n_curves, 2)
         See `CORRECTION`.
     losses : ndarray of float64, shape (5,)
         See `N_CASES`.
     slack : ndarray of int64, shape (1,)
-        Largest error of any count up to an edge, summed over sites: 0 without rounding.
+        Largest error of any count up to an edge, summed over sites: 0 without the small-cell rule.
     """
 
     positives: Counts
@@ -83,7 +84,7 @@ class ScoreSums:
             "positives": (n_curves, N_BINS),
             "negatives": (n_curves, N_BINS),
             "confusion": (n_classes, n_classes),
-            "pairs": (n_curves, 3),
+            "pairs": (n_curves, 2),
             "losses": (5,),
             "slack": (1,),
         }
@@ -136,12 +137,14 @@ class ScoreSums:
         negatives = np.array([_histogram(p[~member[:, k], k]) for k in shown])
         confusion = np.zeros((n_classes, n_classes), dtype=np.int64)
         np.add.at(confusion, (labels, p.argmax(axis=1)), 1)
-        if minimum_cases > 1:
-            positives, negatives, confusion = (_rounded(x, minimum_cases) for x in (positives, negatives, confusion))
-        slack = minimum_cases // 2
+        totals = np.concatenate([x.sum(axis=1) for x in (positives, negatives, confusion)])
+        slack = max(largest_error(int(n), minimum_cases) for n in totals)
+        positives, negatives = (
+            np.array([redrawn(row, minimum=minimum_cases) for row in x]) for x in (positives, negatives)
+        )
+        confusion = _rounded_rows(confusion, minimum_cases)
         pairs = [
-            _own_pairs(p[member[:, k], k], p[~member[:, k], k], positives[i], negatives[i], slack)
-            for i, k in enumerate(shown)
+            _own_pairs(p[member[:, k], k], p[~member[:, k], k], positives[i], negatives[i]) for i, k in enumerate(shown)
         ]
         return cls(positives, negatives, confusion, np.array(pairs), _losses(p, member), np.array([slack]))
 
@@ -151,7 +154,7 @@ class ScoreSums:
         n_curves = curves_of(n_classes)
         counts = np.zeros((n_curves, N_BINS), dtype=np.int64)
         confusion = np.zeros((n_classes, n_classes), dtype=np.int64)
-        return cls(counts, counts, confusion, np.zeros((n_curves, 3)), np.zeros(5), np.zeros(1, dtype=np.int64))
+        return cls(counts, counts, confusion, np.zeros((n_curves, 2)), np.zeros(5), np.zeros(1, dtype=np.int64))
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Field name -> array, for the wire."""
@@ -233,23 +236,18 @@ def _histogram(p: Matrix) -> Counts:
     return np.bincount(bin_of(p), minlength=N_BINS).astype(np.int64)
 
 
-def _rounded(counts: Counts, base: int) -> Counts:
-    """Counts whose running totals along the last axis are multiples of ``base``, the last one exact."""
-    running = np.cumsum(counts, axis=-1)
-    total = running[..., -1:].copy()
-    running = np.minimum((running + base // 2) // base * base, total)
-    running[..., -1:] = total
-    return np.diff(running, axis=-1, prepend=0).astype(np.int64)
+def _rounded_rows(counts: Counts, minimum: int) -> Counts:
+    """Counts whose running totals along each row are levels of `common.evaluation.rounding`."""
+    running = np.array([rounded(row, minimum=minimum) for row in np.cumsum(counts, axis=1)])
+    return np.diff(running, axis=1, prepend=0).astype(np.int64)
 
 
-def _own_pairs(
-    above: Matrix, below: Matrix, positives: Counts, negatives: Counts, slack: int
-) -> tuple[float, float, float]:
+def _own_pairs(above: Matrix, below: Matrix, positives: Counts, negatives: Counts) -> tuple[float, float]:
     order = np.sort(below)
     lower, upper = np.searchsorted(order, above, side="left"), np.searchsorted(order, above, side="right")
     exact = 0.5 * float(lower.sum() + upper.sum())
     ties = float(positives @ negatives)
-    return exact - ordered_pairs(positives, negatives), ties, float((len(above) + len(below)) * slack)
+    return exact - ordered_pairs(positives, negatives), ties
 
 
 def _losses(p: Matrix, member: npt.NDArray[np.bool_]) -> Matrix:

@@ -7,6 +7,7 @@ states how far that can be off.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +38,8 @@ def concordance(sums: RiskSums, *, confidence: float = 0.95) -> Estimate:
     -------
     Estimate
         The interval is the infinitesimal jackknife's on the logit scale; for fewer than 10 events, or a C of 0 or 1,
-        Newcombe's for an AUC of events against the others. ``bound``: pairs of two sites that the grid leaves open. It
-        does not hold what rounding of the running counts moves: a worst case over two axes tells nothing. Measured with
-        a minimum of 5 it was below 0.03 for 6 sites of 100 cases and below 0.002 for 20 of 500; ``method`` names it.
+        Newcombe's for an AUC of events against the others. ``bound``: pairs of two sites that the grid leaves open.
+        ``rounding`` as measured on 3 sites of 30 cases to 20 of 500.
 
     Raises
     ------
@@ -55,14 +55,14 @@ def concordance(sums: RiskSums, *, confidence: float = 0.95) -> Estimate:
     unsure = open_pairs(sums.events, sums.censored) - float(sums.pairs[OWN_OPEN])
     off = max(unsure, 0.0)
     bound = min(off / (comparable - off), 1.0) if off < comparable else 1.0
-    rounded = "; counts rounded to the small-cell minimum, not in the bound" if sums.slack[0] else ""
+    rounding = _rounding(sums, 0.3 / sums.n_events)
     n_others = max(sums.n_cases - sums.n_events, 1)
     if min(sums.n_events, n_others) < FEW_CASES or not 0 < value < 1:
         low, high = newcombe_auc(value, max(sums.n_events, 1), n_others, confidence=confidence)
-        return Estimate(value, low, high, f"Newcombe's method 5 on events{rounded}", bound)
+        return Estimate(value, low, high, "Newcombe's method 5 on events", bound, rounding)
     error = math.sqrt(_jackknife_variance(sums, on_grid, value))
-    method = f"jackknife on the logit scale{rounded}"
-    return logit_interval(value, error, confidence=confidence, method=method, bound=bound)
+    found = logit_interval(value, error, confidence=confidence, method="jackknife on the logit scale", bound=bound)
+    return replace(found, rounding=rounding)
 
 
 def kaplan_meier(sums: RiskSums, *, of: str = "event") -> Matrix:
@@ -85,7 +85,7 @@ def time_dependent_auc(sums: RiskSums, *, at_days: float, confidence: float = 0.
 
     Events weigh with the inverse probability of not being censored before (Uno et al. 2007, J. Am. Stat. Assoc.
     102:527; Hung and Chiang 2010). The time is moved to the nearest edge of the agreed grid. Cases in one bin of risk
-    count half; ``bound`` is that half, and what rounding the running counts can move.
+    count half; ``bound`` is that half.
 
     Raises
     ------
@@ -103,11 +103,15 @@ def time_dependent_auc(sums: RiskSums, *, at_days: float, confidence: float = 0.
     pairs = float(cases.sum() * controls.sum())
     below = np.cumsum(controls) - 0.5 * controls
     value = min(max(float(cases @ below) / pairs, 0.0), 1.0)
-    slack = float(sums.slack[0])
-    moved = 2 * slack * ((2 * weights[-1] - 1) / float(cases.sum()) + 2 / n_controls)
-    bound = min(0.5 * float(np.abs(cases * controls).sum()) / pairs + moved, 1.0)
+    bound = min(0.5 * float((cases * controls).sum()) / pairs, 1.0)
+    rounding = _rounding(sums, 1 / n_cases)
     low, high = newcombe_auc(value, n_cases, n_controls, confidence=confidence)
-    return Estimate(value, low, high, "Newcombe's method 5", bound)
+    return Estimate(value, low, high, "Newcombe's method 5", bound, rounding)
+
+
+def _rounding(sums: RiskSums, scale: float) -> float:
+    """Two standard deviations of what the small-cell rule moves, as measured; it does not vanish with many cases."""
+    return min(scale * math.sqrt(float(sums.slack[0])) + 0.003, 1.0) if sums.slack[0] else 0.0
 
 
 def _jackknife_variance(sums: RiskSums, on_grid: Compared, value: float) -> float:

@@ -32,8 +32,11 @@ class Estimate:
     method : str
         How the interval was made, in words for the report.
     bound : float
-        How far, at most, ``value`` lies from what the single scores would give: binning and rounding of counts. The
-        interval is about the sampling of cases and does not contain it.
+        How far, at most, binning has moved ``value`` from what the single scores would give. The interval is about the
+        sampling of cases and does not contain it.
+    rounding : float
+        How far the small-cell rule has typically moved ``value``: two standard deviations, measured
+        (`common.evaluation.rounding`); 0 where counts left as they were.
     """
 
     value: float
@@ -41,6 +44,7 @@ class Estimate:
     high: float
     method: str
     bound: float = 0.0
+    rounding: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:
@@ -149,7 +153,8 @@ def average(first: Estimate, second: Estimate, *, method: str) -> Estimate:
     value = (first.value + second.value) / 2
     low = value - 0.5 * math.hypot(first.value - first.low, second.value - second.low)
     high = value + 0.5 * math.hypot(first.high - first.value, second.high - second.value)
-    return Estimate(value, low, high, method, (first.bound + second.bound) / 2)
+    bound, rounding = (first.bound + second.bound) / 2, math.hypot(first.rounding, second.rounding) / 2
+    return Estimate(value, low, high, method, bound, rounding)
 
 
 def difference(first: Estimate, second: Estimate, *, method: str) -> Estimate:
@@ -157,4 +162,5 @@ def difference(first: Estimate, second: Estimate, *, method: str) -> Estimate:
     value = first.value - second.value
     low = value - math.hypot(first.value - first.low, second.high - second.value)
     high = value + math.hypot(first.high - first.value, second.value - second.low)
-    return Estimate(value, low, high, method, first.bound + second.bound)
+    bound, rounding = first.bound + second.bound, math.hypot(first.rounding, second.rounding)
+    return Estimate(value, low, high, method, bound, rounding)

@@ -32,19 +32,20 @@ def test_auc_of_one_site_is_exact(seed, n, digits):
     found = auc(ScoreSums.summarise(p, labels))
     assert found.value == pytest.approx(oracle.roc_auc_score(labels, p[:, 1]), abs=1e-12)
     assert found.bound == 0
-    assert auc(ScoreSums.summarise(p, labels, minimum_cases=2)).value == pytest.approx(found.value, abs=1e-12)
+    if min(labels.sum(), n - labels.sum()) >= 3:
+        assert auc(ScoreSums.summarise(p, labels, minimum_cases=3)).value == pytest.approx(found.value, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     n_sites=st.integers(2, 10),
-    minimum=st.sampled_from([1, 1, 3, 5]),
     spread=st.sampled_from([0.02, 1.0, 20.0]),
 )
-def test_merged_auc_lies_within_its_bound(seed, n_sites, minimum, spread):
+def test_merged_auc_lies_within_its_bound(seed, n_sites, spread):
     p, labels = binary(60 * n_sites, seed=seed, spread=spread)
-    found = auc(merged(p, labels, n_sites, seed=seed, minimum_cases=minimum))
+    found = auc(merged(p, labels, n_sites, seed=seed))
+    assert found.rounding == 0
     assert abs(found.value - oracle.roc_auc_score(labels, p[:, 1])) <= found.bound + 1e-12
 
 
@@ -54,7 +55,27 @@ def test_the_binning_error_is_small_in_practice():
     true = oracle.roc_auc_score(labels, p[:, 1])
     assert found.bound < 0.002
     assert abs(found.value - true) < 0.0005
-    assert abs(auc(merged(p, labels, 8, minimum_cases=5)).value - true) < 0.02
+    assert abs(auc(merged(p, labels, 8, minimum_cases=5)).value - true) < 0.005
+
+
+@pytest.mark.parametrize("minimum", [5, 10])
+@pytest.mark.parametrize("measure", ["auc", "average_precision", "sensitivity", "balanced_accuracy"])
+def test_what_the_small_cell_rule_moves_is_stated(minimum, measure):
+    """Within the stated size in at least 54 of 60 studies of 4 sites with 50 cases."""
+    measures = {
+        "auc": auc,
+        "average_precision": average_precision,
+        "sensitivity": lambda sums: confusion(sums, threshold=0.4).sensitivity(),
+        "balanced_accuracy": balanced_accuracy,
+    }
+    held = 0
+    for seed in range(60):
+        p, labels = binary(200, seed=seed)
+        whole, rounded = ScoreSums.summarise(p, labels), merged(p, labels, 4, minimum_cases=minimum)
+        true, found = measures[measure](whole), measures[measure](rounded)
+        assert 0 < found.rounding < 0.5
+        held += abs(found.value - true.value) <= found.rounding + found.bound
+    assert held >= 54
 
 
 def test_a_mean_of_site_aucs_is_not_the_auc():
@@ -102,10 +123,10 @@ def test_roc_and_precision_equal_scikit_learn_on_binned_scores():
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), minimum=st.sampled_from([1, 5]), spread=st.sampled_from([0.05, 1.5]))
-def test_average_precision_lies_within_its_bound(seed, minimum, spread):
+@given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.05, 1.5]))
+def test_average_precision_lies_within_its_bound(seed, spread):
     p, labels = binary(240, seed=seed, spread=spread)
-    found = average_precision(merged(p, labels, 3, seed=seed, minimum_cases=minimum))
+    found = average_precision(merged(p, labels, 3, seed=seed))
     assert abs(found.value - oracle.average_precision_score(labels, p[:, 1])) <= found.bound + 1e-12
 
 
@@ -138,16 +159,6 @@ def test_rates_that_are_undefined_say_so():
         confusion(ScoreSums.summarise(p, labels), threshold=1.5)
 
 
-def test_rounded_rates_lie_within_their_bound():
-    p, labels = binary(300, seed=4)
-    exact = confusion(ScoreSums.summarise(p, labels), threshold=0.5)
-    rounded = confusion(merged(p, labels, 5, minimum_cases=5), threshold=0.5)
-    for name in ("sensitivity", "specificity", "accuracy", "ppv", "npv"):
-        true, found = getattr(exact, name)(), getattr(rounded, name)()
-        assert true.bound == 0 < found.bound
-        assert abs(true.value - found.value) <= found.bound
-
-
 def test_accuracy_of_several_classes():
     p, labels = several(300, 3)
     sums = merged(p, labels, 3)
@@ -156,12 +167,12 @@ def test_accuracy_of_several_classes():
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 4])
-def test_rounded_accuracy_lies_within_its_bound(n_classes):
+def test_rounded_accuracy_is_as_near_as_it_says(n_classes):
     p, labels = several(400, n_classes) if n_classes > 2 else binary(400)
     exact, rounded = ScoreSums.summarise(p, labels), merged(p, labels, 4, minimum_cases=6)
     for measure in (accuracy, balanced_accuracy):
-        assert measure(exact).bound == 0
-        assert abs(measure(exact).value - measure(rounded).value) <= measure(rounded).bound
+        assert measure(exact).rounding == 0
+        assert abs(measure(exact).value - measure(rounded).value) <= measure(rounded).rounding
 
 
 def test_summary_leaves_gaps_for_what_is_undefined():

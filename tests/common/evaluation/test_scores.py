@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from common.arrays import merge_sums
 from common.errors import Code, GateError, MessageError, MetricError
 from common.evaluation import evaluation_sums
+from common.evaluation.rounding import levels
 from common.evaluation.scores import EDGES, N_BINS, ScoreSums, bin_of
 from common.outcomes import ClassOutcome
 from tests.common.evaluation.predictions import binary, dealt, merged, several
@@ -107,20 +108,19 @@ def test_a_small_class_stays():
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), minimum=st.integers(2, 12))
-def test_no_small_count_leaves(seed, minimum):
+def test_counts_move_by_less_than_a_group_and_totals_stay(seed, minimum):
     p, labels = binary(150, seed=seed)
     exact, sums = ScoreSums.summarise(p, labels), ScoreSums.summarise(p, labels, minimum_cases=minimum)
     for name in HISTOGRAMS:
         running, true = np.cumsum(getattr(sums, name), axis=-1), np.cumsum(getattr(exact, name), axis=-1)
-        assert (np.diff(running, axis=-1) >= 0).all()
-        total = true[..., -1:]
-        assert ((running % minimum == 0) | (running == total)).all()
-        np.testing.assert_array_equal(running[..., -1:], total)
-        assert np.abs(running - true).max() <= sums.slack[0]
+        np.testing.assert_array_equal(running[..., -1:], true[..., -1:])
+        assert np.abs(running - true).max() <= sums.slack[0] < 2 * minimum
+    for row in np.cumsum(sums.confusion, axis=1):
+        assert set(row) <= set(levels(row[-1], minimum))
 
 
 def test_merged_small_cell_counts_stay_within_the_slack():
     p, labels = binary(500, seed=3)
     sums, exact = merged(p, labels, 6, minimum_cases=5), ScoreSums.summarise(p, labels)
-    assert sums.slack[0] == 6 * 2
-    assert np.abs(np.cumsum(sums.positives - exact.positives, axis=1)).max() <= 12
+    assert sums.slack[0] <= 6 * 9
+    assert np.abs(np.cumsum(sums.positives - exact.positives, axis=1)).max() <= sums.slack[0]
