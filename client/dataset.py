@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from client.ingest.manifest import CaseRow, clinical_names
+from client.batches import site_batches
+from client.ingest.manifest import CaseRow
 from client.preparation import PreparedCase, study_feature_names
 from common.config.study import (
     ClassOutcomeConfig,
-    FoldsConfig,
     HoldoutConfig,
+    LeaveOneSiteOutConfig,
     OutcomeConfig,
     ScalarOutcomeConfig,
     StudyConfig,
@@ -46,6 +47,8 @@ class Dataset:
         The fold in which a case is tested, or `NEVER_TESTED`; in all other folds it is trained on.
     trains : bool
         False at an external site, whose cases are only tested.
+    labels : mapping of column to tuple of str
+        Scanner and subgroup of each case, as the manifest has them; empty where not known.
     """
 
     features: FeatureTable
@@ -55,6 +58,7 @@ class Dataset:
     batch: tuple[str, ...]
     tested_in: Rows
     trains: bool
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def rows(self, fold: int, split: Split) -> Rows:
         """Row numbers of a split."""
@@ -64,21 +68,27 @@ class Dataset:
         return np.flatnonzero(~tested) if self.trains else np.zeros(0, dtype=np.int64)
 
 
-def assign_folds(case_ids: Sequence[str], strata: Sequence[int], study: StudyConfig, *, trains: bool) -> Rows:
+def assign_folds(
+    case_ids: Sequence[str], strata: Sequence[int], study: StudyConfig, *, trains: bool, site: str = ""
+) -> Rows:
     """The fold in which each case is tested, shape (n_cases,).
 
     Within each stratum (the class, or the event) cases are ordered by a hash of seed and case id: the assignment does
-    not depend on the order of the manifest.
+    not depend on the order of the manifest. Where one site is left out at a time, all its cases are tested in its own
+    fold; those of an external site are dealt to the folds, as in cross-validation.
     """
     tested = np.full(len(case_ids), NEVER_TESTED, dtype=np.int64)
     split = study.split
+    if isinstance(split, LeaveOneSiteOutConfig) and trains:
+        tested[:] = study.training_sites.index(site)
+        return tested
     started = 0
     for stratum in sorted(set(strata)):
         members = [i for i, s in enumerate(strata) if s == stratum]
         members.sort(key=lambda i: hashlib.sha256(f"{study.seed}\x1f{case_ids[i]}".encode()).digest())
-        if isinstance(split, FoldsConfig):
+        if not isinstance(split, HoldoutConfig):
             for position, i in enumerate(members):
-                tested[i] = (started + position) % split.count
+                tested[i] = (started + position) % study.n_folds
             started += len(members)
         elif not trains:
             tested[members] = 0
@@ -89,6 +99,11 @@ def assign_folds(case_ids: Sequence[str], strata: Sequence[int], study: StudyCon
 
 def _n_test(n: int, split: HoldoutConfig) -> int:
     return round(n * split.test_fraction)
+
+
+def global_ids(case_ids: Sequence[str], site: str) -> tuple[str, ...]:
+    """Case ids with their site's name, as draws name cases: pooled rows, which have it already, are drawn alike."""
+    return tuple(case_id if "/" in case_id else f"{site}/{case_id}" for case_id in case_ids)
 
 
 def make_outcome(config: OutcomeConfig, values: Sequence[tuple[float, ...]]) -> Outcome:
@@ -110,8 +125,15 @@ def strata(outcome: Outcome) -> list[int]:
     return [0] * len(outcome)
 
 
-def build_dataset(cases: Sequence[tuple[CaseRow, PreparedCase]], study: StudyConfig, *, site: str) -> Dataset:
+def build_dataset(
+    cases: Sequence[tuple[CaseRow, PreparedCase]], study: StudyConfig, *, site: str, minimum_cases: int = 1
+) -> Dataset:
     """Arrays of the prepared cases, sorted by case id, with the folds assigned.
+
+    Parameters
+    ----------
+    minimum_cases : int
+        Scanners with fewer cases are taken together to one batch.
 
     Raises
     ------
@@ -122,17 +144,31 @@ def build_dataset(cases: Sequence[tuple[CaseRow, PreparedCase]], study: StudyCon
         raise StatisticError(f"site {site} has no usable case")
     ordered = sorted(cases, key=lambda pair: pair[0].case_id)
     ids = tuple(row.case_id for row, _ in ordered)
-    clinical = clinical_names(study.clinical)
+    clinical = study.clinical_names
     outcome = make_outcome(study.outcome, [row.outcome for row, _ in ordered])
     trains = site in study.training_sites
     patches = [case.patch for _, case in ordered if case.patch is not None]
     values = np.array([[row.clinical[name] for name in clinical] for row, _ in ordered], dtype=np.float64)
+    tested_in = assign_folds(ids, strata(outcome), study, trains=trains, site=site)
+    labels = {column: tuple(row.labels.get(column, "") for row, _ in ordered) for column in study.label_columns}
+    scanner = study.table.combat.batch_column if study.table.combat else None
+    batch = (site,) * len(ids)
+    if scanner is not None:
+        batch = site_batches(
+            site,
+            labels[scanner],
+            tested_in=tested_in,
+            n_folds=study.n_folds,
+            trains=trains,
+            minimum_cases=minimum_cases,
+        )
     return Dataset(
         features=FeatureTable(np.stack([case.features for _, case in ordered]), study_feature_names(study), ids),
         clinical=FeatureTable(values.reshape(len(ids), len(clinical)), clinical, ids),
         patches=np.stack(patches) if patches else None,
         outcome=outcome,
-        batch=(site,) * len(ids),
-        tested_in=assign_folds(ids, strata(outcome), study, trains=trains),
+        batch=batch,
+        tested_in=tested_in,
         trains=trains,
+        labels=labels,
     )

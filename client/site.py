@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import perf_counter
 
+from client.draw_secret import draw_secret
 from client.study_at_site import PreparedStudy, StudyAtSite
 from common.codec import encode, encoded_size
 from common.config.loading import digest, error_code
@@ -36,14 +37,17 @@ class Site:
     config : SiteConfig
     studies : sequence of StudyConfig
         What this hospital agreed to; requests of any other study are refused.
+    secret : str, optional
+        Decides which cases a draw holds; the hospital's own where it is not given. Simulations give an empty one.
     """
 
-    def __init__(self, config: SiteConfig, studies: Sequence[StudyConfig]) -> None:
+    def __init__(self, config: SiteConfig, studies: Sequence[StudyConfig], *, secret: str | None = None) -> None:
         self.config = config
         self.log = JsonLines(config.state / "log.jsonl")
         self.outbox = JsonLines(config.state / "outbox.jsonl")
         self._studies = {digest(study): study for study in studies}
         self._opened: dict[str, PreparedStudy] = {}
+        self._secret = draw_secret(config.state) if secret is None else secret
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request; a failure becomes a `Refusal` with its code, and its sentence stays in the log.
@@ -99,7 +103,7 @@ class Site:
     def _approved(self, study_digest: str) -> PreparedStudy:
         study = self._require_approval(study_digest)
         if study_digest not in self._opened:
-            self._opened[study_digest] = PreparedStudy(study, self.config, self.log)
+            self._opened[study_digest] = PreparedStudy(study, self.config, self.log, secret=self._secret)
         return self._opened[study_digest]
 
     def _require_approval(self, study_digest: str) -> StudyConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,14 +13,15 @@ import torch
 from torch import nn
 
 from client.case_cache import CaseCache
-from client.dataset import Dataset, Rows, build_dataset
-from client.ingest.manifest import clinical_names, read_manifest
+from client.dataset import Dataset, Rows, build_dataset, global_ids
+from client.ingest.manifest import read_manifest
 from client.preparation import study_feature_names
+from client.subgroups import sums_by_level
 from client.training.loop import ModelData, Position, TrainingData, predict, train
 from client.worklist import Worklist
 from common.arrays import Parameters, difference
 from common.config.site import SiteConfig
-from common.config.study import StudyConfig, StudyModel
+from common.config.study import ScalarOutcomeConfig, StudyConfig, StudyModel
 from common.errors import CaseError, Code, GateError, MessageError, StatisticError
 from common.evaluation import evaluation_sums
 from common.journal import JsonLines
@@ -34,21 +37,28 @@ from common.messages import (
     Train,
 )
 from common.models import get_parameters, set_parameters
+from common.outcomes import ClassOutcome
 from common.rng import generator
 from common.statistics import decode_query
 from common.statistics.procedure import Cohort
 from common.statistics.small_cell import release, widen_missing
+from common.statistics.solution import decode_solution
 from common.statistics.table_steps import apply_steps, decode_steps
 from common.tables import FeatureTable
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """Who trains, and on what: all that differs between hospitals once the cases are prepared."""
+    """Who trains, and on what: all that differs between hospitals once the cases are prepared.
+
+    ``secret`` decides which cases a draw holds (`client.draw_secret`); empty in simulations, whose draws are then those
+    of the pooled reference.
+    """
 
     site: str
     device: str
     minimum_cases: int
+    secret: str = ""
 
 
 class StudyAtSite:
@@ -59,21 +69,23 @@ class StudyAtSite:
         self.trainer = trainer
         self.data = data
         self._task = study.outcome.task()
-        self._table = data.features.beside(data.clinical)
+        ids = global_ids(data.features.case_ids, trainer.site)
+        self._raw = Cohort(
+            table=replace(data.features.beside(data.clinical), case_ids=ids),
+            clinical=replace(data.clinical, case_ids=ids),
+            outcome=data.outcome,
+            batch=data.batch,
+            seed=study.seed,
+            secret=trainer.secret,
+        )
+        self._latest: tuple[str, tuple[Cohort, Cohort | None]] | None = None
 
     def statistic(self, request: AskStatistic) -> StatisticSums:
         """Sums over the training cases of a fold, after the learned steps."""
         query = decode_query(request.kind, request.values)
         rows = self._rows(request.fold, "train")
-        # with several folds the answers to all of them add up to one about every case, so that a difference of answers
-        # stands for the held-out cases; with one split nothing is ever asked about those
-        held_out = self.data.rows(request.fold, "test") if self.study.n_folds > 1 else None
-        sums = release(
-            query,
-            self._cohort(rows, request.table_steps),
-            minimum_cases=self.trainer.minimum_cases,
-            withheld=None if held_out is None else self._cohort(held_out, request.table_steps),
-        )
+        cohort, withheld = self._asked(request, rows)
+        sums = release(query, cohort, minimum_cases=self.trainer.minimum_cases, withheld=withheld)
         return StatisticSums(len(rows), sums)
 
     def train(self, request: Train) -> LocalUpdate:
@@ -87,8 +99,9 @@ class StudyAtSite:
         entry = self._entry(request.model)
         if request.round_number > entry.rounds:
             raise MessageError(f"round {request.round_number} of {entry.name}, which has {entry.rounds}")
+        model, settings = entry.trained
         rows = self._rows(request.fold, "train")
-        inputs = self._inputs(entry, rows, request.table_steps)
+        inputs = self._inputs(entry, rows, self._trained_on(request, rows) if model.needs_table else None)
         module = self._module(entry, inputs, request.parameters)
         strategy = self.study.federated.strategy.build()
         reference = [parameter.detach().clone() for parameter in module.parameters()]
@@ -96,7 +109,7 @@ class StudyAtSite:
             module,
             TrainingData(inputs.images, inputs.table, self._task.targets(self.data.outcome.take(rows))),
             task=self._task,
-            settings=entry.training,
+            settings=settings,
             position=Position(request.round_number, entry.rounds),
             generator=generator(
                 self.study.seed, "train", self.trainer.site, entry.name, request.fold, request.round_number
@@ -110,28 +123,60 @@ class StudyAtSite:
         return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, result.train_loss[-1])
 
     def evaluate(self, request: Evaluate) -> EvaluationSums:
-        """Mergeable sums of the model's predictions on a split."""
+        """Mergeable sums of the model's predictions on a split, and of those of each subgroup."""
         entry = self._entry(request.model)
         rows = self._rows(request.fold, request.split)
-        inputs = self._inputs(entry, rows, request.table_steps)
-        module = self._module(entry, inputs, request.parameters)
-        logits = predict(module, inputs, device=torch.device(self.trainer.device))
-        sums = evaluation_sums(
-            self._task.link(logits), self.data.outcome.take(rows), minimum_cases=self.trainer.minimum_cases
-        )
+        predicted = self._predicted(entry, request, rows)
+        outcome, minimum = self.data.outcome.take(rows), self.trainer.minimum_cases
+        centre = self.study.outcome.centre if isinstance(self.study.outcome, ScalarOutcomeConfig) else 0.0
+        sums = dict(evaluation_sums(predicted, outcome, minimum_cases=minimum, centre=centre))
+        if isinstance(outcome, ClassOutcome):
+            for config in self.study.evaluation.subgroups:
+                cells = [self.data.labels[config.column][i] for i in rows]
+                sums |= sums_by_level(config, cells, predicted, outcome.labels, minimum_cases=minimum)
         return EvaluationSums(entry.name, len(rows), sums)
 
-    def _cohort(self, rows: Rows, steps: tuple[TableStep, ...]) -> Cohort:
-        ids = [self._table.case_ids[i] for i in rows]
-        raw = Cohort(
-            table=self._table.rows(ids),
-            clinical=self.data.clinical.rows(ids),
-            outcome=self.data.outcome.take(rows),
-            batch=tuple(self.data.batch[i] for i in rows),
-            seed=self.study.seed,
-        )
-        widened = widen_missing(raw, minimum_cases=self.trainer.minimum_cases)
-        return replace(widened, table=apply_steps(widened.table, decode_steps(steps)))
+    def _predicted(self, entry: StudyModel, request: Evaluate, rows: Rows) -> npt.NDArray[np.float64]:
+        table = self._held_out(request, rows) if entry.model.needs_table else None
+        if entry.solved is not None:
+            if table is None or not request.solution:
+                raise MessageError(f"model {entry.name} is solved, and no solution came with the request")
+            return decode_solution(request.solution).predict(table)
+        if request.solution:
+            raise MessageError(f"model {entry.name} is trained; a solution came with the request")
+        inputs = self._inputs(entry, rows, table)
+        module = self._module(entry, inputs, request.parameters)
+        return self._task.link(predict(module, inputs, device=torch.device(self.trainer.device)))
+
+    def _asked(self, request: AskStatistic, rows: Rows) -> tuple[Cohort, Cohort | None]:
+        """The training cases of a fold after the steps, and the held-out ones where they need protection too.
+
+        With several folds the answers to all of them add up to one about every case, so that a difference of answers
+        stands for the held-out cases; with one split, or one site left out, nothing is ever asked about those. The
+        latest pair is kept: a solver asks many questions about the same cases.
+        """
+        key = _key(request.fold, request.table_steps)
+        if self._latest is None or self._latest[0] != key:
+            held_out = self.data.rows(request.fold, "test") if self.study.n_folds > 1 else rows[:0]
+            withheld = self._released(held_out, request) if len(held_out) else None
+            self._latest = key, (self._released(rows, request), withheld)
+        return self._latest[1]
+
+    def _released(self, rows: Rows, request: AskStatistic) -> Cohort:
+        """Cases that statistics are taken of: no feature is missing in a few of them only (see `widen_missing`)."""
+        widened = widen_missing(self._raw.take(rows), minimum_cases=self.trainer.minimum_cases)
+        return apply_steps(widened, decode_steps(request.table_steps), fold=request.fold)
+
+    def _trained_on(self, request: Train, rows: Rows) -> FeatureTable:
+        return apply_steps(self._raw.take(rows), decode_steps(request.table_steps), fold=request.fold).table
+
+    def _held_out(self, request: Evaluate, rows: Rows) -> FeatureTable:
+        """The table of cases whose outcome the steps may not see; a batch that was not in ComBat's fit adapts on all of
+        its cases at this site.
+        """
+        unseen = self.study.table.combat.unseen_sites if self.study.table.combat else None
+        steps = decode_steps(request.table_steps)
+        return apply_steps(self._raw, steps, fold=request.fold, unseen=unseen, outcome_known=False).take(rows).table
 
     def _entry(self, model: str) -> StudyModel:
         try:
@@ -141,7 +186,7 @@ class StudyAtSite:
 
     def _module(self, entry: StudyModel, inputs: ModelData, parameters: Parameters) -> nn.Module:
         n_columns = 0 if inputs.table is None else inputs.table.shape[1]
-        module = entry.model.build(self.study.model_inputs(n_columns))
+        module = entry.trained[0].build(self.study.model_inputs(n_columns))
         try:
             set_parameters(module, parameters)
         except ValueError as error:
@@ -158,27 +203,32 @@ class StudyAtSite:
             raise GateError(reason, code=Code.SMALL_CELL)
         return rows
 
-    def _applied(self, steps: tuple[TableStep, ...], rows: Rows) -> FeatureTable:
-        table = self._table.rows(self._table.case_ids[i] for i in rows)
-        return apply_steps(table, decode_steps(steps))
-
-    def _inputs(self, entry: StudyModel, rows: Rows, steps: tuple[TableStep, ...]) -> ModelData:
+    def _inputs(self, entry: StudyModel, rows: Rows, table: FeatureTable | None) -> ModelData:
         patches = self.data.patches
         images = torch.from_numpy(patches[rows]) if entry.model.needs_image and patches is not None else None
-        columns: npt.NDArray[np.float64] | None = None
-        if entry.model.needs_table:
-            columns = self._applied(steps, rows).values
-        return ModelData(images, None if columns is None else torch.from_numpy(columns.astype(np.float32)))
+        return ModelData(images, None if table is None else torch.from_numpy(table.values.astype(np.float32)))
+
+
+def _key(fold: int, steps: Sequence[TableStep]) -> str:
+    """Equal for equal folds and steps."""
+    sha = hashlib.sha256(str(fold).encode())
+    for step in steps:
+        sha.update(f"\n{step.kind}".encode())
+        for name, value in step.values.items():
+            content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+            sha.update(f"\n{name} {getattr(value, 'shape', '')} {len(content)} ".encode() + content)
+    return sha.hexdigest()
 
 
 class PreparedStudy:
     """The way from the manifest to a `StudyAtSite`: prepares case after case, then opens the study on them."""
 
-    def __init__(self, study: StudyConfig, config: SiteConfig, log: JsonLines) -> None:
+    def __init__(self, study: StudyConfig, config: SiteConfig, log: JsonLines, *, secret: str = "") -> None:
         if config.site not in [entry.name for entry in study.sites]:
             raise GateError(f"study {study.name} has no site {config.site}", code=Code.SITE_UNKNOWN)
         self.study = study
         self.config = config
+        self._secret = secret
         self._opened: StudyAtSite | None = None
         self._preparation = Worklist(
             read_manifest(config.manifest, study, data=config.data, site=config.site),
@@ -196,10 +246,11 @@ class PreparedStudy:
         """Go on with the pending cases and count."""
         work = self._preparation
         work.advance(budget_s)
-        names = study_feature_names(self.study) + clinical_names(self.study.clinical)
+        names = study_feature_names(self.study) + self.study.clinical_names
         schema = FeatureTable(np.zeros((0, len(names))), names, ()).schema_digest
         exclusions = Counter(str(fault.code) for fault in work.faults)
-        return Prepared(work.n_listed, len(work.done), len(work.pending), dict(exclusions), schema, names)
+        counts = Prepared(work.n_listed, len(work.done), len(work.pending), dict(exclusions), schema, names)
+        return declared(counts, self.study, self.opened().data) if work.done and not work.pending else counts
 
     def close(self) -> None:
         """End the processes that prepare cases."""
@@ -209,14 +260,24 @@ class PreparedStudy:
         """The study on all usable cases; after a restart this reads them from the cache first."""
         if self._opened is None:
             self._preparation.advance(float("inf"))
-            trainer = Trainer(
-                self.config.site,
-                self.config.device,
-                max(self.config.minimum_cases, self.study.privacy.minimum_cases),
-            )
-            data = build_dataset(list(self._preparation.done.values()), self.study, site=self.config.site)
+            minimum = max(self.config.minimum_cases, self.study.privacy.minimum_cases)
+            trainer = Trainer(self.config.site, self.config.device, minimum, self._secret)
+            cases = list(self._preparation.done.values())
+            data = build_dataset(cases, self.study, site=self.config.site, minimum_cases=minimum)
             self._opened = StudyAtSite(self.study, trainer, data)
         return self._opened
+
+
+def declared(counts: Prepared, study: StudyConfig, data: Dataset) -> Prepared:
+    """The counts with what the study has to agree on before its statistics: batches, and columns without any value."""
+    trained_on = data.trains and study.table.combat is not None
+    values = np.hstack([data.features.values, data.clinical.values])
+    missing = np.isnan(values).sum(axis=0) == len(values)
+    return replace(
+        counts,
+        batches=tuple(sorted(set(data.batch))) if trained_on else (),
+        absent=tuple(name for name, empty in zip(counts.feature_names, missing, strict=True) if empty),
+    )
 
 
 def _note(log: JsonLines, fault: CaseError) -> None:

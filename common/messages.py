@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from common.arrays import Parameters
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Scalar = int | float | str | bool
 Value = Scalar | tuple[Scalar, ...] | npt.NDArray[np.generic]
@@ -77,6 +77,10 @@ class Prepared:
         Reasons by `common.errors.Code`; the sentences stay in the site's own log.
     feature_schema : str
         SHA-256 of the ordered feature names; sites that differ are refused by the coordinator.
+    batches : tuple of str
+        ComBat's batches of the training cases; empty where the study does not harmonise, or the site does not train.
+    absent : tuple of str
+        Columns of which no usable case has a value.
     """
 
     n_listed: int
@@ -85,6 +89,8 @@ class Prepared:
     exclusions: Mapping[str, int]
     feature_schema: str
     feature_names: tuple[str, ...]
+    batches: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_listed != self.n_usable + self.n_pending + sum(self.exclusions.values()):
@@ -158,7 +164,15 @@ class LocalUpdate:
 
 @dataclass(frozen=True, eq=False)
 class Evaluate:
-    """Score one model on a split of a fold and return mergeable metric sums."""
+    """Score one model on a split of a fold and return mergeable metric sums.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        Of a trained model; none for a solved one.
+    solution : tuple of TableStep
+        Of a solved model: the fitted model, and the map that calibrates it, where there is one.
+    """
 
     study_digest: str
     fold: int
@@ -166,11 +180,15 @@ class Evaluate:
     split: Split
     parameters: Parameters
     table_steps: tuple[TableStep, ...] = ()
+    solution: tuple[TableStep, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSums:
-    """Sums that merge to the metrics (`common.evaluation`); never a score of a case."""
+    """Sums that merge to the metrics (`common.evaluation`); never a score of a case.
+
+    Sums of a subgroup have its column and level before their name: ``sex/m/positives``.
+    """
 
     model: str
     n_cases: int

@@ -95,7 +95,7 @@ class Conversation:
         Raises
         ------
         FederationError
-            Naming every site that refused or stayed silent, with its code.
+            Naming every site that refused or stayed silent, with its code; it is the error's where all have the same.
         """
         replies: dict[str, Expected] = {}
         refused: list[Refused] = []
@@ -105,7 +105,9 @@ class Conversation:
             else:
                 replies[site] = reply
         if refused:
-            raise FederationError(f"{phase}: {'; '.join(map(str, refused))}")
+            codes = {refusal.code for refusal in refused}
+            code = Code(codes.pop()) if len(codes) == 1 and codes <= set(Code) else None
+            raise FederationError(f"{phase}: {'; '.join(map(str, refused))}", code=code)
         return replies
 
     def _record(self, answer: Answer, request: Request, reply: Reply, phase: str) -> None:

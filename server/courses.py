@@ -27,6 +27,10 @@ class Course:
     name: str
     trainers: tuple[str, ...]
 
+    def without(self, left_out: str | None) -> Course:
+        """The course in a fold in which a hospital does not train; it may have no trainer then."""
+        return Course(self.name, tuple(site for site in self.trainers if site != left_out))
+
 
 Group = tuple[Course, ...]
 """Courses that run in lockstep: one course, or several of one trainer each, so that no site waits for another."""

@@ -8,24 +8,25 @@ any time and goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
-import numpy as np
-import numpy.typing as npt
-
 from common.config.loading import digest
-from common.config.study import StudyConfig, StudyModel
+from common.config.study import StudyConfig
 from common.errors import Code, FederationError, StateError
 from common.federation import Federation
 from common.journal import JsonLines
-from common.messages import Done, Evaluate, EvaluationSums, Finish, Hello, Prepare, Prepared, Welcome
-from common.statistics.table_steps import Step, encode_steps
+from common.messages import Done, Finish, Hello, Prepare, Prepared, Welcome
+from common.statistics.schema import TableSchema, agree
+from common.statistics.table_steps import Step
 from common.version import versions
 from server.checkpoint import CheckpointStore, Unit
-from server.conversation import Conversation, Refused
+from server.conversation import Conversation
 from server.courses import Course, Group, baseline_may_fail
+from server.evaluation import evaluate, evaluation_name
+from server.solving import solve_model
 from server.table import table_of
-from server.training import TrainingState, train_group
+from server.training import train_group
 
 PREPARE_BUDGET_S = 2.0
 """Seconds of work that a site is asked for at a time while it prepares: how often progress is seen."""
@@ -50,10 +51,10 @@ def run_study(
     sites = _who_takes_part(study, groups)
     journal.write("study", name=study.name, digest=conversation.study_digest, sites=len(sites))
     say_hello(study, sites, conversation)
-    names = prepare(study, sites, conversation, store)
+    agreed = prepare(study, sites, conversation, store)
     for fold in range(study.n_folds):
         for group in groups:
-            run_group(study, group, fold, names, conversation, store)
+            run_group(study, group, fold, agreed, conversation, store)
     finish = dict.fromkeys(sites, Finish(conversation.study_digest, "completed"))
     for _ in conversation.ask(finish, Done, deadline_s=study.federated.round_deadline_s, phase="finish"):
         pass
@@ -75,10 +76,31 @@ def say_hello(study: StudyConfig, sites: Sequence[str], conversation: Conversati
         raise FederationError(f"hello: {'; '.join(strangers)}", code=Code.SITE_UNKNOWN)
 
 
+@dataclass(frozen=True)
+class AgreedTable:
+    """Columns that every training hospital has, and ComBat's batches of each site."""
+
+    names: tuple[str, ...]
+    batches: Mapping[str, tuple[str, ...]]
+
+    def batches_of(self, course: Course, left_out: str | None) -> tuple[str, ...]:
+        """Batches of a course's trainers, sorted; a pooled site has those of the hospital left out too."""
+        found = {batch for site in course.trainers for batch in self.batches.get(site, ())}
+        return tuple(sorted(batch for batch in found if left_out is None or batch.split("/")[0] != left_out))
+
+
 def prepare(
     study: StudyConfig, sites: Sequence[str], conversation: Conversation, store: CheckpointStore
-) -> tuple[str, ...]:
-    """Have every site check and measure its cases; the feature names that all of them agree on."""
+) -> AgreedTable:
+    """Have every site check and measure its cases; the columns that all of them agree on, and their batches.
+
+    Raises
+    ------
+    FederationError
+        Where a site does not finish, or sites extract different features.
+    StatisticError
+        Where a training hospital lacks a column and the study does not drop it: names both.
+    """
     end = monotonic() + study.federated.prepare_deadline_s
     request = Prepare(conversation.study_digest, PREPARE_BUDGET_S)
     counts: dict[str, Prepared] = {}
@@ -98,7 +120,25 @@ def prepare(
     values = {site: _counted(count) for site, count in counts.items()}
     _require_same_cases(values, store.load("preparation"))
     store.save("preparation", Unit({}, {"sites": values, "versions": versions()}))
-    return next(iter(counts.values())).feature_names
+    return _agreed(study, counts, conversation.journal)
+
+
+def _agreed(study: StudyConfig, counts: Mapping[str, Prepared], journal: JsonLines) -> AgreedTable:
+    names = next(iter(counts.values())).feature_names
+    schemas = [
+        TableSchema(
+            site=site,
+            feature_names=tuple(name for name in names if name not in set(counts[site].absent)),
+            extractor_version=versions()["fedrad"],  # the handshake has compared it
+            settings_digest=counts[site].feature_schema,
+            batches=counts[site].batches,
+        )
+        for site in study.training_sites
+    ]
+    found = agree(schemas, missing_feature=study.table.missing_feature)
+    if found.dropped:
+        journal.write("dropped", features=", ".join(found.dropped))
+    return AgreedTable(found.feature_names, {site: count.batches for site, count in counts.items()})
 
 
 def _require_same_cases(values: Mapping[str, object], former: Unit | None) -> None:
@@ -126,61 +166,30 @@ def run_group(
     study: StudyConfig,
     group: Group,
     fold: int,
-    names: Sequence[str],
+    agreed: AgreedTable,
     conversation: Conversation,
     store: CheckpointStore,
 ) -> None:
     """Table, training and evaluation of every course of a group in one fold."""
+    left_out = study.left_out(fold)
+    group = tuple(course for course in (course.without(left_out) for course in group) if course.trainers)
     tables: dict[str, tuple[Step, ...]] = {}
     for course in group:
         with baseline_may_fail(course, conversation.journal):
-            tables[course.name] = table_of(study, course, fold, names, conversation, store)
+            batches = agreed.batches_of(course, left_out)
+            tables[course.name] = table_of(study, course, fold, agreed.names, conversation, store, batches=batches)
     group = tuple(course for course in group if course.name in tables)
     for entry in study.models:
         if all(store.load(evaluation_name(course, entry.name, fold)) for course in group):
             continue
+        if entry.solved is not None:
+            for course in group:
+                with baseline_may_fail(course, conversation.journal):
+                    solution = solve_model(study, entry, course, fold, tables[course.name], conversation, store)
+                    evaluate(study, entry, course, fold, tables[course.name], solution, conversation, store)
+            continue
         states = train_group(study, entry, group, fold, tables, conversation, store)
         for course in group:
             if course.name in states:
-                evaluate(study, entry, course, fold, tables[course.name], states[course.name], conversation, store)
-
-
-def evaluation_name(course: Course, model: str, fold: int) -> str:
-    return f"evaluation.{course.name}.{model}.fold{fold}"
-
-
-def evaluate(
-    study: StudyConfig,
-    entry: StudyModel,
-    course: Course,
-    fold: int,
-    table: Sequence[Step],
-    state: TrainingState,
-    conversation: Conversation,
-    store: CheckpointStore,
-) -> None:
-    """Score the trained model on the test cases of every hospital, external ones too; save the sums by site."""
-    name = evaluation_name(course, entry.name, fold)
-    if store.load(name) is not None:
-        return
-    request = Evaluate(
-        study_digest=conversation.study_digest,
-        fold=fold,
-        model=entry.name,
-        split="test",
-        parameters=state.parameters,
-        table_steps=encode_steps(table) if entry.model.needs_table else (),
-    )
-    arrays: dict[str, npt.NDArray[np.generic]] = {}
-    n_cases: dict[str, int] = {}
-    refused: dict[str, str] = {}
-    asked = dict.fromkeys(sorted(site.name for site in study.sites), request)
-    deadline = study.federated.round_deadline_s
-    for site, reply in conversation.insist(asked, EvaluationSums, deadline_s=deadline, phase=f"evaluate {entry.name}"):
-        if isinstance(reply, Refused) or reply.model != entry.name:
-            refused[site] = reply.code if isinstance(reply, Refused) else str(Code.MESSAGE)
-            continue
-        n_cases[site] = reply.n_cases
-        arrays |= {f"{site}/{key}": array for key, array in reply.sums.items()}
-    store.save(name, Unit(arrays, {"n_cases": n_cases, "refused": refused}))
-    conversation.journal.write("evaluated", course=course.name, model=entry.name, fold=fold)
+                parameters = states[course.name].parameters
+                evaluate(study, entry, course, fold, tables[course.name], parameters, conversation, store)

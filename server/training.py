@@ -16,7 +16,7 @@ from common.errors import Code, FederationError, StateError
 from common.messages import LocalUpdate, TableStep, Train
 from common.models import initial_parameters
 from common.rng import derived_seed
-from common.statistics.table_steps import Keep, Step, encode_steps
+from common.statistics.table_steps import Step, columns_after, encode_steps
 from common.strategies import ServerState, Strategy
 from server.checkpoint import CheckpointStore, Unit
 from server.conversation import Conversation, Refused
@@ -126,14 +126,9 @@ def _start(
     saved = store.load(unit_name(course, entry.name, fold))
     if saved is not None:
         return TrainingState.from_unit(saved)
-    n_columns = n_columns_after(table) if entry.model.needs_table else 0
+    n_columns = len(columns_after(table, ())) if entry.model.needs_table else 0
     seed = derived_seed(study.seed, "initial", entry.name)
-    return TrainingState(0, initial_parameters(entry.model, study.model_inputs(n_columns), seed), ServerState())
-
-
-def n_columns_after(table: Sequence[Step]) -> int:
-    """Columns of the training table: what the last selection kept."""
-    return [len(step.names) for step in table if isinstance(step, Keep)][-1]
+    return TrainingState(0, initial_parameters(entry.trained[0], study.model_inputs(n_columns), seed), ServerState())
 
 
 def _round(

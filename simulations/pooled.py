@@ -9,7 +9,7 @@ import numpy as np
 
 from client.dataset import Dataset
 from client.site import Site
-from client.study_at_site import StudyAtSite, Trainer
+from client.study_at_site import StudyAtSite, Trainer, declared
 from common.config.loading import digest
 from common.config.study import StudyConfig
 from common.errors import Code, FedradError
@@ -66,7 +66,7 @@ class PooledSite:
         names = data.features.names + data.clinical.names
         schema = FeatureTable(np.zeros((0, len(names))), names, ()).schema_digest
         n = data.features.n_cases
-        return Prepared(n, n, 0, {}, schema, names)
+        return declared(Prepared(n, n, 0, {}, schema, names), self._study, data)
 
     @cached_property
     def _opened(self) -> StudyAtSite:
@@ -91,6 +91,9 @@ def pool(parts: Sequence[tuple[str, Dataset]]) -> Dataset:
         batch=tuple(batch for part in data for batch in part.batch),
         tested_in=np.concatenate([part.tested_in for part in data]),
         trains=True,
+        labels={
+            column: tuple(label for part in data for label in part.labels[column]) for column in data[0].labels
+        },
     )
 
 

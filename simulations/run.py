@@ -57,7 +57,8 @@ def simulate(
         Whether the local-only and the pooled course are run too.
     """
     store = CheckpointStore(out / "checkpoints", digest(study))
-    sites = {name: Site(config, [study]) for name, config in split_cohort(study, cohort, out, store, processes).items()}
+    configs = split_cohort(study, cohort, out, store, processes)
+    sites = {name: Site(config, [study], secret="") for name, config in configs.items()}
     groups: list[Group] = list(groups_of(study if baselines else study.model_copy(update={"local_only": False})))
     members: dict[str, Answers] = dict(sites)
     if baselines and study.n_training > 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config.study import (
@@ -24,6 +24,9 @@ from common.errors import CaseError, Code, ConfigError
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "."})
 """Cells that mean "not known", in any case, as spreadsheets and R write them."""
+
+MAX_LABEL = 64
+"""Characters of a scanner's or subgroup's label."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class CaseRow:
         Numbers as they are, categories one column a value (0 or 1); NaN where missing.
     outcome : tuple of float
         The class's index, or the value, or event (0 or 1) and days.
+    labels : mapping of column to cell
+        Text of the scanner's column and of those of subgroups; empty where not known.
     """
 
     case_id: str
@@ -51,6 +56,7 @@ class CaseRow:
     images: Mapping[str, ImagePaths]
     clinical: Mapping[str, float]
     outcome: tuple[float, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,7 @@ class Manifest:
 
 def clinical_names(columns: Sequence[ClinicalConfig]) -> tuple[str, ...]:
     """Names of the coded clinical columns, in order: a number keeps its name, a category is ``column=value``."""
-    names: list[str] = []
-    for column in columns:
-        names += [column.column] if column.kind == "numeric" else [f"{column.column}={v}" for v in column.values[1:]]
-    return tuple(names)
+    return tuple(name for column in columns for name in column.coded_names)
 
 
 def read_manifest(path: Path, study: StudyConfig, *, data: Path, site: str | None) -> Manifest:
@@ -138,6 +141,7 @@ def _row(case_id: str, cells: Mapping[str, str], study: StudyConfig, *, data: Pa
         outcome=_outcome(case_id, cells, study),
         clinical=_clinical(case_id, cells, study.clinical),
         images={image.name: _paths(case_id, cells, image, data) for image in study.images},
+        labels={column: _text(case_id, cells, column) for column in study.label_columns},
     )
 
 
@@ -248,6 +252,17 @@ def _in_range(case_id: str, got: str, column: ClinicalConfig) -> float:
         reason = f"{column.column} is {number:g}, expected {low:g} to {high:g}"
         raise CaseError(case_id, reason, code=Code.CLINICAL_INVALID)
     return number
+
+
+def _text(case_id: str, cells: Mapping[str, str], column: str) -> str:
+    """A cell that may become the name of a batch or subgroup; empty where not known."""
+    got = _cell(case_id, cells, column)
+    if got.lower() in MISSING:
+        return ""
+    if len(got) > MAX_LABEL or not got.isprintable():
+        reason = f"{column} is no plain label of at most {MAX_LABEL} characters"
+        raise CaseError(case_id, reason, code=Code.CLINICAL_INVALID)
+    return got
 
 
 def _paths(case_id: str, cells: Mapping[str, str], image: ImageConfig, data: Path) -> ImagePaths:

@@ -6,17 +6,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from common.config.fields import ColumnName, Fraction, Name, Pattern
 from common.config.imaging import ImagingStep
 from common.config.loading import Check, Frozen, refuse, require
 from common.config.study_rules import STUDY_RULES, pattern_faults, rising
+from common.config.table import TableConfig
 from common.models import ModelConfig, ModelInputs
+from common.statistics.solved import AnySolved, OutcomeKind, SolvedModelConfig, Target
 from common.strategies import FedAvgConfig, StrategyConfig
 from common.tasks import ClassificationTask, RegressionTask, SurvivalTask, TrainingConfig
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-ColumnName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_{}./-]+$", max_length=200)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class StudySite(Frozen):
@@ -146,6 +144,14 @@ class ClinicalConfig(Frozen):
         return self
 
 
+    @property
+    def coded_names(self) -> tuple[str, ...]:
+        """Its columns of the table: a number keeps its name, a category is ``column=value`` for each but the first."""
+        if self.kind == "numeric":
+            return (self.column,)
+        return tuple(f"{self.column}={value}" for value in self.values[1:])
+
+
 class RadiomicsConfig(Frozen):
     """Features of one image: a preset of ``configs/radiomics``."""
 
@@ -190,24 +196,67 @@ class FoldsConfig(Frozen):
     count: Annotated[int, Field(ge=2, le=20)]
 
 
-SplitConfig = Annotated[HoldoutConfig | FoldsConfig, Field(discriminator="kind")]
+class LeaveOneSiteOutConfig(Frozen):
+    """Each training hospital in turn trains not and is tested on, all its cases; as many runs as hospitals train."""
+
+    kind: Literal["leave_one_site_out"]
 
 
-class TableConfig(Frozen):
-    """How features become a training table; all is learned from merged sums of the training cases only."""
-
-    impute: Literal["mean", "median"] = "mean"
-    standardise: bool = True
-    maximum_correlation: Annotated[float, Field(gt=0, lt=1)] | None = None
+SplitConfig = Annotated[HoldoutConfig | FoldsConfig | LeaveOneSiteOutConfig, Field(discriminator="kind")]
 
 
 class StudyModel(Frozen):
-    """One model of the study and how it is trained."""
+    """One model of the study: trained by rounds, or solved by questions.
+
+    Parameters
+    ----------
+    model : config of a model
+        The trained ones of `common.models`, the solved ones of `common.statistics.solved`.
+    training : TrainingConfig
+        Of a trained model; a solved one has none.
+    rounds : int
+        Of a trained model; 0 for a solved one.
+    calibration : {"none", "platt", "isotonic"}
+        Of a solved model of two classes: a map of its probabilities that is learned from merged counts of its scores on
+        the training cases.
+    """
 
     name: Name
-    model: ModelConfig
-    training: TrainingConfig
-    rounds: PositiveInt
+    model: ModelConfig | SolvedModelConfig = Field(discriminator="kind")
+    training: TrainingConfig | None = None
+    rounds: Annotated[int, Field(ge=0)] = 0
+    calibration: Literal["none", "platt", "isotonic"] = "none"
+
+    @model_validator(mode="after")
+    def _trained_or_solved(self) -> StudyModel:
+        faults: list[str] = []
+        if isinstance(self.model, AnySolved):
+            given = [name for name, is_there in (("training", self.training), ("rounds", self.rounds)) if is_there]
+            require(not given, f"kind {self.model.kind} is solved, not trained: no {' and '.join(given)}", faults)
+        else:
+            require(self.training is not None, "training: missing", faults)
+            require(self.rounds > 0, "rounds: missing, expected a whole number greater than 0", faults)
+            require(self.calibration == "none", "calibration: for solved models only", faults)
+        refuse(faults)
+        return self
+
+    @property
+    def solved(self) -> AnySolved | None:
+        """Settings of a solved model; None for a trained one."""
+        return self.model if isinstance(self.model, AnySolved) else None
+
+    @property
+    def trained(self) -> tuple[ModelConfig, TrainingConfig]:
+        """Settings of a trained model.
+
+        Raises
+        ------
+        ValueError
+            For a solved one.
+        """
+        if isinstance(self.model, AnySolved) or self.training is None:
+            raise ValueError(f"model {self.name} of kind {self.model.kind} is solved, not trained")
+        return self.model, self.training
 
 
 class FederatedConfig(Frozen):
@@ -230,12 +279,40 @@ class FederatedConfig(Frozen):
     join_deadline_s: PositiveFloat = 3600.0
 
 
+class SubgroupConfig(Frozen):
+    """A manifest column by whose levels test cases are also scored: a list of values, or bands of a number.
+
+    Parameters
+    ----------
+    values : tuple of str
+        Cells of the column; every other cell is one level more, "other or not known".
+    edges : tuple of float
+        Rising; bands below the first, between two, and from the last; cells that are no number are a level more.
+    """
+
+    column: ColumnName
+    values: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SubgroupConfig:
+        faults = list(rising("edges", self.edges))
+        require(bool(self.values) != bool(self.edges), "give either values or edges", faults)
+        require(len(set(self.values)) == len(self.values), "values must differ from one another", faults)
+        refuse(faults)
+        return self
+
+
 class EvaluationConfig(Frozen):
-    """``confidence`` of all intervals; below ``warn_below_events`` the report warns in words."""
+    """``confidence`` of all intervals; below ``warn_below_events`` the report warns in words.
+
+    ``subgroups``: columns by which the report compares groups of patients (classes as outcome only).
+    """
 
     confidence: Fraction = 0.95
     threshold: Fraction = 0.5
     warn_below_events: PositiveInt = 100
+    subgroups: tuple[SubgroupConfig, ...] = ()
 
 
 class PrivacyConfig(Frozen):
@@ -286,7 +363,44 @@ class StudyConfig(Frozen):
 
     @property
     def n_folds(self) -> int:
+        if isinstance(self.split, LeaveOneSiteOutConfig):
+            return self.n_training
         return self.split.count if isinstance(self.split, FoldsConfig) else 1
+
+    def left_out(self, fold: int) -> str | None:
+        """The training hospital that does not train in a fold; None where the split is within hospitals."""
+        return self.training_sites[fold] if isinstance(self.split, LeaveOneSiteOutConfig) else None
+
+    @property
+    def clinical_names(self) -> tuple[str, ...]:
+        """Coded clinical columns of the table, in order."""
+        return tuple(name for column in self.clinical for name in column.coded_names)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Columns of the manifest that are read as text: the scanner, and those of subgroups."""
+        combat = self.table.combat
+        batch = [combat.batch_column] if combat and combat.batch_column else []
+        return tuple(dict.fromkeys([*batch, *(entry.column for entry in self.evaluation.subgroups)]))
+
+    @property
+    def target(self) -> Target:
+        """The outcome as solved models need it."""
+        return Target(
+            kind=self.outcome_kind,
+            classes=self.outcome.names if isinstance(self.outcome, ClassOutcomeConfig) else (),
+            interval_ends_days=self.outcome.interval_ends_days
+            if isinstance(self.outcome, SurvivalOutcomeConfig)
+            else (),
+            minimum_cases=self.privacy.minimum_cases,
+            seed=self.seed,
+        )
+
+    @property
+    def outcome_kind(self) -> OutcomeKind:
+        if isinstance(self.outcome, ClassOutcomeConfig):
+            return "two classes" if len(self.outcome.names) == 2 else "several classes"
+        return "number" if isinstance(self.outcome, ScalarOutcomeConfig) else "survival"
 
     def model_inputs(self, n_columns: int) -> ModelInputs:
         """Shapes that a model of this study is built for, with ``n_columns`` columns in the training table."""

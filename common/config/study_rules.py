@@ -128,10 +128,10 @@ def _table_models(study: StudyConfig) -> Iterator[str]:
 def _buildable(study: StudyConfig) -> Iterator[str]:
     """Each model can be built for the patch; on the meta device, which computes and draws nothing."""
     for entry in study.models:
-        if entry.model.needs_image and study.patch is not None:
+        if entry.model.needs_image and study.patch is not None and entry.solved is None:
             try:
                 with torch.device("meta"):
-                    entry.model.build(study.model_inputs(1))
+                    entry.trained[0].build(study.model_inputs(1))
             except ValueError as error:
                 yield f"model {entry.name}: {error}"
 
@@ -140,6 +140,84 @@ def _quorum(study: StudyConfig) -> Iterator[str]:
     quorum = study.federated.quorum
     if quorum is not None and quorum > study.n_training:
         yield f"federated.quorum: {quorum} of {study.n_training} training sites can never be met"
+
+
+def _solved_models(study: StudyConfig) -> Iterator[str]:
+    for entry in study.models:
+        solved = entry.solved
+        if solved is not None and study.outcome_kind not in solved.outcomes:
+            fits = " or ".join(solved.outcomes)
+            yield f"model {entry.name}: kind {solved.kind} needs {fits} as outcome, this study has {study.outcome_kind}"
+        if entry.calibration != "none" and study.outcome_kind != "two classes":
+            yield f"model {entry.name}: calibration needs two classes as outcome"
+
+
+def _left_out_sites(study: StudyConfig) -> Iterator[str]:
+    if study.split.kind == "leave_one_site_out" and study.n_training < 2:
+        yield "split: leave_one_site_out needs at least 2 training sites"
+
+
+def _combat(study: StudyConfig) -> Iterator[str]:
+    combat = study.table.combat
+    if combat is None:
+        return
+    leaving = study.split.kind == "leave_one_site_out"
+    fewest = study.n_training - leaving
+    if not study.radiomics:
+        yield "table.combat: there are no [[radiomics]] to harmonise"
+    if combat.batch_column is None and fewest < 2:
+        yield f"table.combat: {fewest} training site is one batch, and ComBat needs two"
+    if combat.unseen_sites is None and (leaving or study.n_training < len(study.sites)):
+        yield "table.combat: sites that are not in the fit need unseen_sites, adapt or leave"
+    if combat.reference and combat.batch_column is None and combat.reference not in study.training_sites:
+        yield f"table.combat.reference: {combat.reference} is no training site"
+    if combat.reference and leaving:
+        yield "table.combat.reference: with leave_one_site_out the reference would be left out too"
+    if combat.outcome_kept_because and study.outcome_kind not in ("two classes", "several classes"):
+        yield "table.combat.outcome_kept_because: only classes can be kept as a covariate"
+
+
+def _combat_columns(study: StudyConfig) -> Iterator[str]:
+    combat = study.table.combat
+    if combat is None:
+        return
+    yield from _names_differ("table.combat covariate", combat.covariates)
+    known = {entry.column: entry for entry in study.clinical}
+    for name in combat.covariates:
+        if name not in known:
+            yield f"table.combat: covariate {name} is no [[clinical]] column"
+        elif known[name].missing != "exclude":
+            yield f'table.combat: covariate {name} must be known of every case: missing = "exclude"'
+    if combat.batch_column in study.outcome_columns | {study.case_column}:
+        yield f"table.combat.batch: {combat.batch_column} is the outcome or the case"
+
+
+def _selection(study: StudyConfig) -> Iterator[str]:
+    needs = {"univariate": "classes", "mutual_information": "classes", "mrmr": "classes", "stability": "two classes"}
+    kind = study.outcome_kind
+    for number, step in enumerate(study.table.selection, start=1):
+        wanted = needs.get(step.kind, "")
+        if step.kind == "univariate" and step.test != "anova":
+            wanted = "two classes"
+        if step.kind == "lasso" or (step.kind == "stability" and step.by == "lasso"):
+            wanted = "two classes or a number"
+        fits = {
+            "": True,
+            "classes": kind in ("two classes", "several classes"),
+            "two classes": kind == "two classes",
+            "two classes or a number": kind in ("two classes", "number"),
+        }
+        if not fits[wanted]:
+            yield f"table.selection[{number}]: {step.kind} needs {wanted} as outcome, this study has {kind}"
+
+
+def _subgroups(study: StudyConfig) -> Iterator[str]:
+    columns = [entry.column for entry in study.evaluation.subgroups]
+    yield from _names_differ("evaluation.subgroups column", columns)
+    if columns and study.outcome_kind not in ("two classes", "several classes"):
+        yield "evaluation.subgroups: only for classes as outcome"
+    for name in sorted(set(columns) & study.outcome_columns):
+        yield f"evaluation.subgroups: {name} is the outcome"
 
 
 def rising(name: str, values: Sequence[float]) -> Iterator[str]:
@@ -162,4 +240,10 @@ STUDY_RULES = (
     Check(("models", "radiomics", "clinical"), _table_models),
     Check(("models", "patch", "outcome"), _buildable),
     Check(("federated", "sites"), _quorum),
+    Check(("models", "outcome"), _solved_models),
+    Check(("split", "sites"), _left_out_sites),
+    Check(("table", "split", "sites", "radiomics", "outcome"), _combat),
+    Check(("table", "clinical", "outcome", "case_column"), _combat_columns),
+    Check(("table", "outcome"), _selection),
+    Check(("evaluation", "outcome"), _subgroups),
 )

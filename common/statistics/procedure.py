@@ -14,7 +14,7 @@ aggregation, and the merged answer does not depend on how the cases are split in
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -55,6 +55,17 @@ class Cohort:
     batch: tuple[str, ...]
     seed: int = 0
     secret: str = ""
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Cohort:
+        """The given rows, in the given order."""
+        ids = [self.table.case_ids[i] for i in rows]
+        return replace(
+            self,
+            table=self.table.rows(ids),
+            clinical=self.clinical.rows(ids),
+            outcome=self.outcome.take(rows),
+            batch=tuple(self.batch[i] for i in rows),
+        )
 
 
 class Query(Protocol):

@@ -1,26 +1,28 @@
 """The learned steps that turn a site's features into its training table, and their way over the wire.
 
-A step is a frozen value learned from merged sums (`moments`, `combat`, ...) with ``apply(table) -> table``. The closed union
-`TABLE_STEPS` is all that a site will apply; a new kind is one line.
+A step is a frozen value learned from merged sums (`moments`, `combat`, ...). Most change a table row by row; ComBat
+needs each case's batch, and its covariates where these are kept. The closed union `TABLE_STEPS` is all that a site
+will apply; a new kind is one line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
 
 from common.errors import MessageError, StatisticError
 from common.messages import TableStep
 from common.statistics.codec import decode_fields, encode_fields
+from common.statistics.combat_model import CombatModel, adapt
 from common.statistics.moments import Imputer, Scaler
+from common.statistics.pca import PrincipalComponents
+from common.statistics.procedure import Cohort
 from common.tables import FeatureTable
 
-
-class Step(Protocol):
-    """A learned, row-wise change of a table; it never looks at other rows of the site."""
-
-    def apply(self, table: FeatureTable) -> FeatureTable: ...
+UnseenSites = Literal["adapt", "leave"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,15 @@ class Keep:
             raise StatisticError(str(absent.args[0])) from absent
 
 
-TABLE_STEPS: Mapping[str, type[Step]] = {"keep": Keep, "imputer": Imputer, "scaler": Scaler}
+Step = Keep | Imputer | Scaler | CombatModel | PrincipalComponents
+
+TABLE_STEPS: Mapping[str, type[Step]] = {
+    "keep": Keep,
+    "imputer": Imputer,
+    "scaler": Scaler,
+    "combat": CombatModel,
+    "components": PrincipalComponents,
+}
 _KIND_OF = {step_class: kind for kind, step_class in TABLE_STEPS.items()}
 
 
@@ -55,8 +65,78 @@ def decode_steps(steps: Sequence[TableStep]) -> tuple[Step, ...]:
     return tuple(decoded)
 
 
-def apply_steps(table: FeatureTable, steps: Sequence[Step]) -> FeatureTable:
-    """The table after all steps, in order."""
+def apply_steps(
+    cohort: Cohort,
+    steps: Sequence[Step],
+    *,
+    fold: int,
+    unseen: UnseenSites | None = None,
+    outcome_known: bool = True,
+) -> Cohort:
+    """The cohort with its table after all steps, in order.
+
+    Parameters
+    ----------
+    fold : int
+        The fold being worked on; a ComBat model of another one is refused.
+    unseen : {"adapt", "leave"}, optional
+        What the study says of a batch that was not in ComBat's fit: learn its location and scale from the rows given
+        here (all cases of the batch at this site, unlabelled), or leave it as it is. Without it such a batch is
+        refused.
+    outcome_known : bool
+        False for held-out cases: a ComBat model that keeps the outcome as a covariate is then applied without
+        covariates, so that no label reaches a feature.
+
+    Raises
+    ------
+    StatisticError
+        Where a step does not fit the table; all of `CombatModel.apply_to` and `adapt`.
+    """
     for step in steps:
-        table = step.apply(table)
-    return table
+        if isinstance(step, CombatModel):
+            model = step if outcome_known or not step.classes else step.without_covariates()
+            cohort = _harmonised(model, cohort, fold=fold, unseen=unseen)
+        elif isinstance(step, PrincipalComponents):
+            cohort = replace(cohort, table=_components(step, cohort.table))
+        else:
+            cohort = replace(cohort, table=step.apply(cohort.table))
+    return cohort
+
+
+def columns_after(steps: Sequence[Step], names: Sequence[str]) -> tuple[str, ...]:
+    """Columns of the table that had ``names`` before the steps."""
+    for step in steps:
+        if isinstance(step, PrincipalComponents):
+            names = (*_component_names(step), *(name for name in names if name not in step.names))
+        elif not isinstance(step, CombatModel):
+            names = step.names
+    return tuple(names)
+
+
+def _harmonised(model: CombatModel, cohort: Cohort, *, fold: int, unseen: UnseenSites | None) -> Cohort:
+    """Batches of the fit by the model, others as the study says."""
+    strangers = sorted(set(cohort.batch) - set(model.batches))
+    if not strangers or unseen is None:
+        return model.apply_to(cohort, fold=fold)
+    batch = np.array(cohort.batch, dtype=np.str_)
+    known = np.flatnonzero(np.isin(batch, model.batches))
+    parts = [(known, model.apply_to(cohort.take(known), fold=fold).table)]
+    for name in strangers:
+        rows = np.flatnonzero(batch == name)
+        own = cohort.take(rows).table
+        parts.append((rows, adapt(model, own, batch=name).apply(own) if unseen == "adapt" else own))
+    values = np.empty_like(cohort.table.values)
+    for rows, table in parts:
+        values[rows] = table.values
+    return replace(cohort, table=cohort.table.with_values(values))
+
+
+def _components(step: PrincipalComponents, table: FeatureTable) -> FeatureTable:
+    """The components, and behind them the columns that they are not made of."""
+    rest = [name for name in table.names if name not in step.names]
+    scores = step.apply(table)
+    return scores.beside(table.select(rest)) if rest else scores
+
+
+def _component_names(step: PrincipalComponents) -> tuple[str, ...]:
+    return tuple(f"pca-{i + 1}" for i in range(len(step.components)))

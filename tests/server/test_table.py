@@ -17,12 +17,14 @@ from common.errors import Code, FederationError, StatisticError
 from common.messages import AskStatistic, Refusal, Reply, Request, StatisticSums
 from common.outcomes import ClassOutcome
 from common.statistics.moments import Imputer, Scaler
+from common.statistics.procedure import Cohort
 from common.statistics.quantiles import RESOLUTION
 from common.statistics.table_steps import Keep, Step, apply_steps
 from common.tables import FeatureTable
 from server.checkpoint import CheckpointStore
 from server.courses import FEDERATED, LOCAL, Course
-from server.table import agreeing, learn_table, steps_from_unit, steps_to_unit, table_of
+from server.learning import agreeing
+from server.table import learn_table, steps_from_unit, steps_to_unit, table_of
 from tests.server.memory_sites import MemorySite, conversation, dataset, members, study
 
 SITES = ("a", "b", "c")
@@ -43,13 +45,19 @@ def all_train(of, site: str, values: np.ndarray, first: int = 0) -> Dataset:
     )
 
 
+def applied(table: FeatureTable, steps: tuple[Step, ...]) -> FeatureTable:
+    outcome = ClassOutcome(np.zeros(table.n_cases, dtype=np.int64), ("no", "yes"))
+    cohort = Cohort(table, table.select(()), outcome, ("a",) * table.n_cases)
+    return apply_steps(cohort, steps, fold=0).table
+
+
 def learn(of, parts: dict[str, np.ndarray], folder: Path) -> tuple[Step, ...]:
     first, sites = 0, {}
     for site, values in parts.items():
         sites[site] = MemorySite(of, site, all_train(of, site, values, first))
         first += len(values)
     names = tuple(f"f{j}" for j in range(next(iter(parts.values())).shape[1]))
-    return learn_table(of, names, Course(FEDERATED, tuple(parts)), 0, conversation(of, dict(sites), folder))
+    return learn_table(of, names, Course(FEDERATED, tuple(parts)), 0, conversation(of, dict(sites), folder)).steps
 
 
 def cohort(n: int, seed: int = 0) -> np.ndarray:
@@ -72,12 +80,12 @@ def test_the_table_is_scikit_learns_on_pooled_rows(tmp_path: Path, n: int, cuts,
     for site, part in parts.items():
         table = FeatureTable(part, tuple(f"f{j}" for j in range(6)), tuple(f"{site}{i}" for i in range(len(part))))
         start = {"a": 0, "b": low, "c": high + 1}[site]
-        np.testing.assert_allclose(apply_steps(table, steps).values, expected[start : start + len(part)], atol=1e-8)
+        np.testing.assert_allclose(applied(table, steps).values, expected[start : start + len(part)], atol=1e-8)
 
 
 def test_a_median_is_scikit_learns_and_a_correlated_feature_is_left_out(tmp_path: Path):
     values = cohort(30)[:, [0, 1, 2, 1]] * [1, 1, 1, 3] + [0, 0, 0, 2]
-    table = 'table = { impute = "median", maximum_correlation = 0.99 }'
+    table = 'table = { impute = "median", selection = [{ kind = "correlation", largest = 0.99 }] }'
     of = study(("privacy = { minimum_cases = 1 }", f"privacy = {{ minimum_cases = 1 }}\n{table}"))
     steps = learn(of, {"a": values[:10], "b": values[10:21], "c": values[21:]}, tmp_path)
     assert [type(step) for step in steps] == [Keep, Imputer, Keep, Scaler]
@@ -97,7 +105,7 @@ def test_without_standardising_there_is_no_scaler(tmp_path: Path):
 
 def test_constant_and_absent_features_are_left_out(tmp_path: Path):
     of = study()
-    steps = learn_table(of, NAMES, COURSE, 0, conversation(of, dict(members(of)), tmp_path))
+    steps = learn_table(of, NAMES, COURSE, 0, conversation(of, dict(members(of)), tmp_path)).steps
     assert isinstance(steps[0], Keep)
     assert steps[0].names == ("f0", "f1", "f2", "age")
 
@@ -125,7 +133,7 @@ def test_the_table_is_learned_once_and_kept(tmp_path: Path):
     second = table_of(of, COURSE, 0, NAMES, talk, store)
     assert len(sites["a"].asked) == n_asked
     table = sites["a"]._opened.data.features.beside(sites["a"]._opened.data.clinical)
-    assert apply_steps(table, first).values.tobytes() == apply_steps(table, second).values.tobytes()
+    assert applied(table, first).values.tobytes() == applied(table, second).values.tobytes()
     without_tables = study(('model = { kind = "linear" }', 'model = { kind = "cnn3d", channels = [8] }'))
     assert table_of(without_tables, COURSE, 1, NAMES, talk, store) == ()
 
@@ -137,7 +145,7 @@ def test_steps_survive_a_checkpoint_bit_by_bit(tmp_path: Path):
     unit = store.load("table")
     assert unit is not None
     table = FeatureTable(cohort(5, 2), tuple(f"f{j}" for j in range(6)), tuple("abcde"))
-    assert apply_steps(table, steps_from_unit(unit)).values.tobytes() == apply_steps(table, steps).values.tobytes()
+    assert applied(table, steps_from_unit(unit)).values.tobytes() == applied(table, steps).values.tobytes()
 
 
 def test_a_site_that_refuses_stops_the_table_and_is_named(tmp_path: Path):

@@ -75,7 +75,7 @@ test_fraction = 0.3
 [table]
 impute = "mean"
 standardise = true
-maximum_correlation = 0.95
+selection = [{ kind = "correlation", largest = 0.95 }]
 
 [[models]]
 name = "logistic"
@@ -160,7 +160,7 @@ def test_five_faults_between_fields_are_listed_at_once():
 
 RULES = [
     ('name = "ct"\n', 'name = "CT"\n', "images[CT].name: got 'CT', expected text that matches"),
-    ('kind = "linear"', 'kind = "forest"', "models[logistic].model.kind: got 'forest', expected one of 'linear',"),
+    ('kind = "linear"', 'kind = "tree"', "models[logistic].model.kind: got 'tree', expected one of 'linear',"),
     ('kind = "resample"', 'kind = "shrink"', "images[ct].steps[1].kind: got 'shrink', expected one of 'to_lps',"),
     ("channels = [8]", "channels = [9]", "models[both].model: channels [9] are no multiples of group_size 8"),
     (
@@ -195,7 +195,7 @@ RULES = [
         'kind = "check_registration"\nreference = "ct"',
         "images ct: check_registration names ct, other images are: none",
     ),
-    ("maximum_correlation = 0.95", "maximum_correlation = 1", "table.maximum_correlation: got 1"),
+    ("largest = 0.95", "largest = 1", "table.selection[1].largest: got 1"),
     ("confidence = 0.95", "confidence = 95", "evaluation.confidence: got 95"),
     (
         "learning_rate = 0.1",

@@ -1,51 +1,144 @@
-"""The steps from features to a training table: over the wire and back they change a table alike."""
+"""The steps from features to a training table: over the wire and back they change it alike; unseen batches adapt."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from common.errors import MessageError, StatisticError
 from common.messages import TableStep
+from common.outcomes import ClassOutcome
+from common.statistics.combat import combat
+from common.statistics.combat_model import CombatModel, CombatSettings, adapt
+from common.statistics.design import Covariates
 from common.statistics.moments import Imputer, Scaler
-from common.statistics.table_steps import TABLE_STEPS, Keep, Step, apply_steps, decode_steps, encode_steps
+from common.statistics.pca import PrincipalComponents, principal_components
+from common.statistics.procedure import Cohort
+from common.statistics.table_steps import (
+    TABLE_STEPS,
+    Keep,
+    Step,
+    apply_steps,
+    columns_after,
+    decode_steps,
+    encode_steps,
+)
 from common.tables import FeatureTable
+from tests.common.statistics.cohorts import by_batch, cohort, solve
 
 TABLE = FeatureTable(np.array([[1.0, np.nan, 5.0], [3.0, 4.0, 7.0]]), ("a", "b", "c"), ("p1", "p2"))
+SMALL = Cohort(TABLE, TABLE.select(()), ClassOutcome(np.array([0, 1]), ("no", "yes")), ("s", "s"))
 STEPS: tuple[Step, ...] = (
     Keep(("c", "b")),
     Imputer(("c", "b"), np.array([0.0, 2.0])),
     Scaler(("c", "b"), np.array([6.0, 3.0]), np.array([1.0, 2.0])),
 )
 
+WHOLE = cohort(150, 5)
+NAMES = WHOLE.table.names
+BATCHES = ("scanner-0", "scanner-1")
+FIT = WHOLE.take(np.flatnonzero(np.isin(WHOLE.batch, BATCHES)))
+STRANGERS = WHOLE.take(np.flatnonzero(np.array(WHOLE.batch) == "scanner-2"))
+
+
+def model(**settings) -> CombatModel:
+    return solve(lambda: combat(NAMES[:4], CombatSettings(BATCHES, fold=0, **settings)), by_batch(FIT))
+
+
+COMPONENTS = solve(lambda: principal_components(NAMES[:3], 2), [WHOLE])
+LONG: tuple[Step, ...] = (
+    Keep(NAMES),
+    Imputer(NAMES, np.zeros(5)),
+    model(),
+    Scaler(NAMES, np.zeros(5), np.full(5, 2.0)),
+    COMPONENTS,
+)
+
 
 def test_steps_are_applied_in_order():
-    table = apply_steps(TABLE, STEPS)
+    table = apply_steps(SMALL, STEPS, fold=0).table
     assert table.names == ("c", "b")
     np.testing.assert_array_equal(table.values, [[-1, -0.5], [1, 0.5]])
-    assert apply_steps(TABLE, ()) is TABLE
+    assert apply_steps(SMALL, (), fold=0) is SMALL
 
 
-def test_steps_come_back_from_the_wire():
-    back = decode_steps(encode_steps(STEPS))
-    assert [type(step) for step in back] == [Keep, Imputer, Scaler]
-    np.testing.assert_array_equal(apply_steps(TABLE, back).values, apply_steps(TABLE, STEPS).values)
+def test_every_step_comes_back_from_the_wire():
+    assert {type(step) for step in LONG} == set(TABLE_STEPS.values())
+    back = decode_steps(encode_steps(LONG))
+    assert [type(step) for step in back] == [Keep, Imputer, CombatModel, Scaler, PrincipalComponents]
+    np.testing.assert_array_equal(
+        apply_steps(FIT, back, fold=0).table.values, apply_steps(FIT, LONG, fold=0).table.values
+    )
 
 
-def test_a_row_is_changed_alike_whatever_other_rows_there_are():
-    whole = apply_steps(TABLE, STEPS).values
-    for i, case_id in enumerate(TABLE.case_ids):
-        np.testing.assert_array_equal(apply_steps(TABLE.rows([case_id]), STEPS).values, whole[i : i + 1])
+def test_components_take_the_place_of_their_columns():
+    table = apply_steps(FIT, LONG, fold=0).table
+    assert table.names == ("pca-1", "pca-2", *NAMES[3:]) == columns_after(LONG, ())
+    assert columns_after(LONG[2:3], NAMES) == NAMES
+    before = apply_steps(FIT, LONG[:-1], fold=0).table
+    np.testing.assert_array_equal(table.values[:, 2:], before.values[:, 3:])
+    np.testing.assert_array_equal(table.values[:, :2], COMPONENTS.apply(before).values)
 
 
-def test_every_step_of_the_union_is_tested_here():
-    assert {type(step) for step in STEPS} == set(TABLE_STEPS.values())
+@pytest.mark.parametrize("steps", [STEPS, LONG], ids=["table", "combat"])
+def test_a_case_of_a_known_batch_is_changed_alike_whatever_other_cases_there_are(steps):
+    cases = SMALL if steps is STEPS else FIT
+    whole = apply_steps(cases, steps, fold=0).table.values
+    for i in range(2):
+        alone = apply_steps(cases.take(np.array([i])), steps, fold=0).table.values
+        np.testing.assert_allclose(alone, whole[i : i + 1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_batch_that_was_not_in_the_fit_adapts_or_stays_as_the_study_says():
+    steps = (model(),)
+    rows = np.flatnonzero(np.array(WHOLE.batch) == "scanner-2")
+    known = np.flatnonzero(np.array(WHOLE.batch) != "scanner-2")
+    adapted = apply_steps(WHOLE, steps, fold=0, unseen="adapt").table
+    expected = adapt(steps[0], STRANGERS.table, batch="scanner-2").apply(STRANGERS.table)
+    np.testing.assert_array_equal(adapted.values[rows], expected.values)
+    np.testing.assert_allclose(
+        adapted.values[known], apply_steps(WHOLE.take(known), steps, fold=0).table.values, rtol=1e-12
+    )
+    left = apply_steps(WHOLE, steps, fold=0, unseen="leave").table
+    np.testing.assert_array_equal(left.values[rows], STRANGERS.table.values)
+    with pytest.raises(StatisticError, match="not in the fit: scanner-2"):
+        apply_steps(WHOLE, steps, fold=0)
+    with pytest.raises(StatisticError, match="fitted on training fold 0 and cannot serve fold 1"):
+        apply_steps(WHOLE, steps, fold=1, unseen="adapt")
+
+
+def test_a_new_batch_is_brought_to_the_others_without_its_labels():
+    steps = (model(),)
+    other = replace(WHOLE, outcome=ClassOutcome(1 - WHOLE.outcome.labels, WHOLE.outcome.classes))
+    adapted = apply_steps(WHOLE, steps, fold=0, unseen="adapt").table.values
+    np.testing.assert_array_equal(adapted, apply_steps(other, steps, fold=0, unseen="adapt").table.values)
+    new = np.array(WHOLE.batch) == "scanner-2"
+    before = np.abs(WHOLE.table.values[new].mean(axis=0) - WHOLE.table.values[~new].mean(axis=0))[:4]
+    after = np.abs(adapted[new].mean(axis=0) - adapted[~new].mean(axis=0))[:4]
+    assert after.sum() < 0.3 * before.sum()
+
+
+def test_no_label_of_a_held_out_case_reaches_its_features():
+    kept = model(covariates=Covariates(continuous=("age",), classes=WHOLE.outcome.classes))
+    other = replace(FIT, outcome=ClassOutcome(1 - FIT.outcome.labels, FIT.outcome.classes))
+    told = [apply_steps(c, (kept,), fold=0).table.values for c in (FIT, other)]
+    assert np.abs(told[0] - told[1]).max() > 1e-3
+    held_out = [apply_steps(c, (kept,), fold=0, outcome_known=False).table.values for c in (FIT, other)]
+    np.testing.assert_array_equal(*held_out)
+    np.testing.assert_array_equal(held_out[0], kept.without_covariates().apply_to(FIT, fold=0).table.values)
+    age_only = model(covariates=Covariates(continuous=("age",)))
+    np.testing.assert_array_equal(
+        apply_steps(FIT, (age_only,), fold=0, outcome_known=False).table.values,
+        apply_steps(FIT, (age_only,), fold=0).table.values,
+    )
 
 
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        (TableStep("pickle", {}), "no table step of kind 'pickle'; there are keep, imputer, scaler"),
+        (TableStep("pickle", {}), "no table step of kind 'pickle'; there are keep, imputer, scaler, combat"),
         (TableStep("keep", {}), "absent fields"),
         (TableStep("keep", {"names": ("a",), "more": 1}), "unknown fields"),
         (TableStep("keep", {"names": 3}), "expected a tuple"),
@@ -62,4 +155,4 @@ def test_what_is_no_step_is_refused(step: TableStep, reason: str):
 
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(StatisticError, match="features not in the table: x"):
-        apply_steps(TABLE, [Keep(("a", "x"))])
+        apply_steps(SMALL, [Keep(("a", "x"))], fold=0)
