@@ -29,17 +29,63 @@ SiteFile = Annotated[Path, typer.Argument(help="The hospital's own site.toml.")]
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder for this hospital's key; new, and private to it.")],
     site: Annotated[str, typer.Option(help="This hospital's name in studies.")],
+    key_file: Annotated[
+        str, typer.Option(help="File for the key; to rotate, name a new one, such as node-2.key.")
+    ] = "node.key",
 ) -> None:
     """Make this hospital's private key, which never leaves it, and a signing request for the coordinator."""
     from client.identity import REQUEST_FILE, make_identity
 
-    make_identity(folder, site=site)
-    request = folder / REQUEST_FILE
-    Console().print(f"send {request} to the coordinator; put the ca.pem and node.pem that come back into {folder}")
+    make_identity(folder, site=site, key_file=key_file)
+    Console(soft_wrap=True).print(
+        f"send {folder / REQUEST_FILE} to the coordinator; with the kit that comes back: "
+        f"fedrad site join KIT --keys {folder}",
+        highlight=False,
+    )
 
 
 @site_app.command()
-def check(site_file: SiteFile) -> None:
+def join(
+    kit_file: Annotated[Path, typer.Argument(metavar="KIT", help="The start-up kit that the coordinator sent.")],
+    keys: Annotated[Path, typer.Option(help="Folder with this hospital's key, as made by [b]init[/].")],
+    folder: Annotated[Path, typer.Option(help="This hospital's folder: site.toml and studies/ go there.")] = Path(),
+    fingerprint: Annotated[
+        str, typer.Option(help="The authority's fingerprint as told by telephone; asked for where it is left out.")
+    ] = "",
+) -> None:
+    """Check a start-up kit, say what it asks for, and write the site file, certificates and studies."""
+    from client.joining import differing_versions, explain, read_kit, require_fingerprint
+    from client.joining import join as write_kit
+
+    console = Console(soft_wrap=True, highlight=False, emoji=False)  # ":cd:" in a fingerprint is no disc
+    kit = read_kit(kit_file)
+    if fingerprint:
+        require_fingerprint(kit, fingerprint)
+    console.print("signed by its authority, unchanged")
+    for line in explain(kit):
+        console.print(f"- {escape(line)}")
+    console.print(f"- fingerprint of the authority: [bold]{kit.fingerprint}[/]")
+    if not fingerprint:
+        typer.confirm("Is this the fingerprint that the coordinator tells you by telephone?", abort=True)
+    joined = write_kit(kit, keys=keys, folder=folder)
+    console.print(f"written: {', '.join(map(str, joined.written))}")
+    for path in joined.kept:
+        console.print(f"[yellow]{escape(str(path))} exists and was left as it is; compare it with the kit's[/]")
+    if differing_versions(kit.manifest.versions):
+        console.print("[yellow]install the coordinator's versions: a study refuses others[/]")
+    console.print(f"next: complete {folder / 'site.toml'}, then fedrad site preflight {folder / 'site.toml'}")
+
+
+@site_app.command()
+def check(
+    site_file: SiteFile,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="HTML page on images, ROIs and clinical values; it shows patients and stays at the hospital."
+        ),
+    ] = None,
+) -> None:
     """Read every case as each approved study will, and say which are left out and why. Nothing leaves the hospital.
 
     Exit code 1 where a case is left out, so that a script can notice.
@@ -53,6 +99,8 @@ def check(site_file: SiteFile) -> None:
         console.print(_summary(config, study, prepared))
         for fault in prepared.faults:
             console.print(f"  [yellow]{fault.code}[/]  {escape(str(fault))}", highlight=False, soft_wrap=True)
+        if report is not None:
+            _report(config, study, _page(report, study, studies), console)
     raise typer.Exit(1 if excluded else 0)
 
 
@@ -89,7 +137,11 @@ def start(site_file: SiteFile) -> None:
     site = Site(config, studies)
     console = Console()
     console.print(f"site {config.site}: {len(studies)} approved studies, coordinator {config.coordinator.address}")
-    serve(NodeConnection.of(config.coordinator), site.answer, stop=stop, on_event=lambda text: console.print(text, markup=False))
+
+    def tell(text: str) -> None:
+        console.print(text, markup=False)
+
+    serve(NodeConnection.of(config.coordinator), site.answer, stop=stop, on_event=tell)
 
 
 def _load(site_file: Path) -> tuple[SiteConfig, list[StudyConfig]]:
@@ -106,14 +158,43 @@ def _prepare(config: SiteConfig, study: StudyConfig, console: Console) -> Prepar
     from common.journal import JsonLines
 
     prepared = PreparedStudy(study, config, JsonLines(config.state / "log.jsonl"))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with _progress(console) as progress:
         task = progress.add_task(f"{study.name}: cases", total=None)
         while True:
             count = prepared.prepare(1.0)
             progress.update(task, completed=count.n_listed - count.n_pending, total=count.n_listed)
             if not count.n_pending:
                 return prepared
+
+
+def _page(report: Path, study: StudyConfig, studies: list[StudyConfig]) -> Path:
+    """One page a study: of several, each has its study's name before the suffix."""
+    return report if len(studies) == 1 else report.with_name(f"{report.stem}-{study.name}{report.suffix}")
+
+
+def _report(config: SiteConfig, study: StudyConfig, page: Path, console: Console) -> None:
+    from client.ingest.manifest import read_manifest
+    from client.quality import report_site
+
+    manifest = read_manifest(config.manifest, study, data=config.data, site=config.site)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with _progress(console) as progress:
+        task = progress.add_task(f"{study.name}: quality", total=len(manifest.rows))
+        found = report_site(
+            manifest,
+            study,
+            page,
+            title=f"site {config.site}, study {study.name}",
+            processes=config.processes,
+            on_case=lambda: progress.advance(task),
+        )
+    n_warnings = sum(finding.level == "warning" for finding in found)
+    console.print(f"{n_warnings} warnings, {len(found) - n_warnings} notes: {page}", highlight=False, soft_wrap=True)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
 
 
 def _summary(config: SiteConfig, study: StudyConfig, prepared: PreparedStudy) -> Table:

@@ -12,47 +12,16 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from server.authority_cli import authority_app
+
 coordinator_app = typer.Typer(
     no_args_is_help=True, help="The coordinator: certificates, studies, their state and their reports."
 )
+coordinator_app.add_typer(authority_app)
 
 Home = Annotated[Path, typer.Option(help="Folder of the authority, as made by [b]init[/].")]
 Listen = Annotated[str, typer.Option(help="Address and port that hospitals reach, for example 0.0.0.0:9443.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a study run.")]
-
-
-@coordinator_app.command()
-def init(
-    home: Annotated[Path, typer.Argument(help="New folder for the authority.")],
-    address: Annotated[list[str], typer.Option(help="A name or IP address under which hospitals reach this machine.")],
-) -> None:
-    """Make the consortium's own certificate authority and the coordinator's certificate.
-
-    The authority's private key stays in HOME. Give every name and address: one that is missing cannot be added later
-    without a new server certificate.
-    """
-    from server.provisioning import init_authority
-
-    init_authority(home, addresses=address)
-    Console().print(f"authority made in {home}; next: fedrad coordinator sign {home} REQUEST --site NAME")
-
-
-@coordinator_app.command()
-def sign(
-    home: Annotated[Path, typer.Argument(help="Folder of the authority.")],
-    request: Annotated[Path, typer.Argument(help="The request that a hospital made with `fedrad site init`.")],
-    site: Annotated[str, typer.Option(help="The hospital's name in studies.")],
-    out: Annotated[Path, typer.Option(help="Folder for node.pem and ca.pem, to send back to the hospital.")],
-) -> None:
-    """Admit a hospital: sign the request that it made, and list its key."""
-    from server.provisioning import Authority
-
-    authority = Authority(home)
-    certificate = authority.sign(request.read_bytes(), site=site)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "node.pem").write_bytes(certificate)
-    (out / "ca.pem").write_bytes(authority.ca_certificate)
-    Console().print(f"{site} admitted; send {out / 'node.pem'} and {out / 'ca.pem'} back to it")
 
 
 @coordinator_app.command()

@@ -132,6 +132,14 @@ class Authority:
         certificate = _server_certificate(server_key.public_key(), addresses, self._certificate, self._key())
         write_atomic(self.home / KEYS / "server.pem", certificate.public_bytes(serialization.Encoding.PEM))
 
+    def admitted(self) -> tuple[str, ...]:
+        """Sites that are registered and not revoked, sorted."""
+        return tuple(site for site, member in self.registry.read().items() if not member.revoked)
+
+    def seal(self, content: bytes) -> bytes:
+        """The authority's signature of a start-up kit's manifest (ECDSA, SHA-384); see `common.kit`."""
+        return self._key().sign(content, ec.ECDSA(hashes.SHA384()))
+
     def _key(self) -> ec.EllipticCurvePrivateKey:
         return _load_private(self._key_path)
 
