@@ -135,8 +135,9 @@ def cell(found: Score, *, scale: Scale | None = None, n_expected: int | None = N
     notes = []
     if n_expected is not None and found.n_cases != n_expected:
         notes.append(f"{found.n_cases} cases")
-    if scale is None and found.result.bound >= NOTABLE_BOUND:
-        notes.append(f"± {found.result.bound:.3f} by binning")
+    moved = found.result.bound + found.result.rounding
+    if scale is None and moved >= NOTABLE_BOUND:
+        notes.append(f"± {moved:.3f} by counting in bins and groups")
     return Cell(
         value=decimal(found.result.value),
         interval=f"{decimal(found.result.low)} to {decimal(found.result.high)}",
@@ -255,13 +256,14 @@ def _binning(results: StudyResults) -> list[str]:
     """How far the headline values may lie from the exact ones, where a reader would see it."""
     study = results.study
     scores = [score(results, c, m.name, s) for c in results.courses for m in study.models for s in case_sets(study)]
-    largest = max((entry.result.bound for entry in scores if isinstance(entry.result, Estimate)), default=0.0)
+    found = [entry.result for entry in scores if isinstance(entry.result, Estimate)]
+    largest = max((result.bound + result.rounding for result in found), default=0.0)
     if largest < 10 * NOTABLE_BOUND:
         return []
     return [
-        "Hospitals send counts in agreed bins, rounded where their small-cell rule asks for it, and no scores: a value "
-        f"of {headline_label(study)} can lie up to {largest:.3f} from that of the single scores, in the worst case. "
-        "The intervals do not contain this."
+        "Hospitals send counts in agreed bins, and of groups where their small-cell rule asks for it, and no scores: a "
+        f"value of {headline_label(study)} may lie up to {largest:.3f} from that of the single scores in 19 of 20 "
+        "studies. The intervals do not contain this."
     ]
 
 

@@ -20,7 +20,7 @@ from server.scoring import CaseSet, Result, Score, Undefined, case_sets, headlin
 
 CSV_COLUMNS = (
     "model", "course", "cases", "site", "n_cases", "groups",
-    "measure", "value", "low", "high", "bound", "method", "undefined",
+    "measure", "value", "low", "high", "bound", "rounding", "method", "undefined",
 )  # fmt: skip
 
 

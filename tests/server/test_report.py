@@ -155,9 +155,9 @@ def test_counts_that_do_not_add_up_are_said(whole):
 
 def test_binning_is_said_where_it_matters(tmp_path):
     _, text = report(tmp_path / "rounded", study_text(minimum=5))
-    assert "in the worst case. The intervals" in text
+    assert "in 19 of 20 studies. The intervals" in text
     _, text = report(tmp_path / "exact", study_text(minimum=1))
-    assert "in the worst case. The intervals" not in text
+    assert "in 19 of 20 studies. The intervals" not in text
 
 
 def test_nothing_from_the_study_becomes_markup(tmp_path):
