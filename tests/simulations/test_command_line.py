@@ -58,3 +58,19 @@ def test_run_status_report_and_refusal_to_overwrite(tmp_path: Path, cohort: Coho
     assert (out / "report.html").stat().st_size > 10_000
     other = fedrad("coordinator", "status", tmp_path)
     assert (other.returncode, "holds no study run" in other.stderr) == (1, True)
+
+
+def test_site_check_writes_the_quality_report(tmp_path: Path, cohort: Cohort) -> None:
+    study, _ = write_study(tmp_path)
+    rows = cohort.cases.read_text().splitlines()
+    own = [row for row in rows if row.startswith("E00")]
+    (tmp_path / "cases.csv").write_text("\n".join([rows[0], *own, own[0].replace("E000", "E-LOST")]) + "\n")
+    site = f'site = "east"\nmanifest = "cases.csv"\ndata = "{cohort.data}"\nstate = "state"\nstudies = ["{study.name}"]'
+    (tmp_path / "site.toml").write_text(site)
+    done = fedrad("site", "check", tmp_path / "site.toml", "--report", tmp_path / "new" / "quality.html")
+    assert done.returncode == 1, done.stderr  # a case is left out
+    assert "file_missing" in done.stdout
+    page = (tmp_path / "new" / "quality.html").read_text()
+    assert f"<b>{len(own) + 1}</b>cases listed" in page
+    assert "E00" not in page
+    assert str(cohort.data) not in page
