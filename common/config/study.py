@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from common.config.fields import ColumnName, Fraction, Name, Pattern
-from common.config.imaging import ImagingStep
+from common.config.imaging import ImagingStep, Modality, step_faults
 from common.config.loading import Check, Frozen, refuse, require
 from common.config.study_rules import STUDY_RULES, pattern_faults, rising
 from common.config.table import TableConfig
@@ -106,15 +106,15 @@ class ImageConfig(Frozen):
     """
 
     name: Name
-    modality: Literal["CT", "MR", "PET"]
+    modality: Modality
     image: Pattern
     roi: Pattern
     roi_label: PositiveInt = 1
     steps: tuple[ImagingStep, ...] = ()
 
     @model_validator(mode="after")
-    def _patterns_name_the_case(self) -> ImageConfig:
-        refuse(list(pattern_faults(self)))
+    def _patterns_and_steps(self) -> ImageConfig:
+        refuse([*pattern_faults(self), *step_faults(self.steps, modality=self.modality)])
         return self
 
 
@@ -142,7 +142,6 @@ class ClinicalConfig(Frozen):
                 require(self.minimum < self.maximum, f"the range {range_text} is empty", faults)
         refuse(faults)
         return self
-
 
     @property
     def coded_names(self) -> tuple[str, ...]:

@@ -188,7 +188,11 @@ RULES = [
     ('site_column = "site"', 'site_column = "case_id"', "case_column and site_column are both case_id"),
     ("window = [-1000, 400]", "window = [400, 400]", "patch: window must rise, got (400.0, 400.0)"),
     ('[patch]\nimages = ["ct"]', '[patch]\nimages = ["pet"]', "patch.images: no [[images]] named pet; there are ct"),
-    ('kind = "resample"\nspacing_mm = [1.0, 1.0, 1.0]', 'kind = "nyul"', "images ct: nyul needs landmarks"),
+    (
+        'kind = "resample"\nspacing_mm = [1.0, 1.0, 1.0]',
+        'kind = "nyul"',
+        "images[ct]: step 1 (nyul): is for MR, this image is CT",
+    ),
     ('kind = "resample"\nspacing_mm = [1.0, 1.0, 1.0]', 'kind = "resegment"\nlower = 0', "resegment would not reach"),
     (
         'kind = "resample"\nspacing_mm = [1.0, 1.0, 1.0]',
