@@ -30,7 +30,7 @@ from server.tls_server import TlsServer, server_context
 REPORT_S = 5.0
 """How often a wait says for whom it waits, where nothing changes."""
 
-MEMORY_BYTES = 128 << 20
+MEMORY_BYTES = 64 << 20
 """Of requests and replies on their way, so much is held in memory; the rest waits in a file in the home folder."""
 
 OnEvent = Callable[[str], None]

@@ -21,6 +21,7 @@ from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -73,8 +74,13 @@ CLOCK_TOLERANCE_S = 300.0
 BODY_S = 300.0
 """Seconds in which a whole body must come: 20 KB/s for the largest."""
 
-UPLOADS = 32
-"""Bodies that are read at the same time; the others wait in the network. Bounds memory to `UPLOADS` chunks."""
+PIECE_BYTES = 256 << 10
+"""A response goes out in pieces, each when the one before has left: OpenSSL keeps a buffer of the largest for as long
+as the connection lives."""
+
+TRANSFERS = (PREFIX + "push-object", PREFIX + "pull-object")
+PARALLEL_TRANSFERS = 16
+"""Chunks that are on their way at the same time, in or out; the others wait in the network. Bounds memory."""
 
 LONG_POLL_S = 20.0
 WORKERS = 4
@@ -222,7 +228,7 @@ class FleetListener:
         self._long_poll_s = long_poll_s
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="fedrad-fleet")
         self._waiting: dict[int, set[asyncio.Event]] = {}
-        self._uploads = asyncio.Semaphore(UPLOADS)
+        self._transfers = asyncio.Semaphore(PARALLEL_TRANSFERS)
         self._closing = False
 
     def wake(self, node_id: int) -> None:
@@ -249,12 +255,13 @@ class FleetListener:
         if scope["type"] != "http" or scope["method"] != "POST" or path not in HANDLERS:
             await _respond(send, Reply(404, b'{"detail":"Not Found"}'))
             return
-        body = await self._read(scope, receive)
-        if body is None:
-            return
-        reply = body if isinstance(body, Reply) else await self._answer(scope, path, body, receive)
-        if reply is not None:
-            await _respond(send, reply)
+        async with self._transfers if path in TRANSFERS else nullcontext():
+            body = await self._read(scope, receive)
+            if body is None:
+                return
+            reply = body if isinstance(body, Reply) else await self._answer(scope, path, body, receive)
+            if reply is not None:
+                await _respond(send, reply)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | Reply | None:
         """The body; or what to reply instead of reading on; or None where the peer is gone."""
@@ -263,18 +270,17 @@ class FleetListener:
         if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
             return too_large
         pieces: list[bytes] = []
-        async with self._uploads:
-            try:
-                async with asyncio.timeout(self._body_s):
-                    while sum(map(len, pieces)) <= MAX_BODY_BYTES:
-                        event = await receive()
-                        if event["type"] != "http.request":
-                            return None
-                        pieces.append(event["body"])
-                        if not event.get("more_body"):
-                            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            except TimeoutError:
-                return Reply(408, b'{"detail":"Request body did not arrive in time"}', close=True)
+        try:
+            async with asyncio.timeout(self._body_s):
+                while sum(map(len, pieces)) <= MAX_BODY_BYTES:
+                    event = await receive()
+                    if event["type"] != "http.request":
+                        return None
+                    pieces.append(event["body"])
+                    if not event.get("more_body"):
+                        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        except TimeoutError:
+            return Reply(408, b'{"detail":"Request body did not arrive in time"}', close=True)
         return too_large
 
     async def _answer(self, scope: Scope, path: str, body: bytes, receive: Receive) -> Reply | None:
@@ -359,4 +365,7 @@ async def _respond(send: Send, reply: Reply) -> None:
     if reply.close:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    body = memoryview(reply.body)
+    for start in range(0, len(body), PIECE_BYTES):
+        await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
+    await send({"type": "http.response.body", "body": b""})  # returns when the peer has taken nearly all

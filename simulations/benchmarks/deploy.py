@@ -9,6 +9,7 @@ is counted too.
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -102,7 +103,8 @@ def _measure_all(federation: FlowerFederation, sites: list[psutil.Process]) -> N
             f"   {median(r.sites_cpu_s for r in rounds):11.3f}   {ratio:.4f}",
             flush=True,
         )
-    print(f"coordinator's peak memory: {psutil.Process().memory_info().rss / 1e6:.0f} MB at the end", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"coordinator's peak memory: {peak:.0f} MiB, of which the largest model is {max(SIZES_MB)} MB", flush=True)
 
 
 def _measure(federation: FlowerFederation, sites: list[psutil.Process], model: np.ndarray, number: int) -> Round:
