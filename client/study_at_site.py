@@ -157,7 +157,8 @@ class StudyAtSite:
         """
         key = _key(request.fold, request.table_steps)
         if self._latest is None or self._latest[0] != key:
-            held_out = self.data.rows(request.fold, "test") if self.study.n_folds > 1 else rows[:0]
+            within = self.study.n_folds > 1 and self.study.left_out(request.fold) is None
+            held_out = self.data.rows(request.fold, "test") if within else rows[:0]
             withheld = self._released(held_out, request) if len(held_out) else None
             self._latest = key, (self._released(rows, request), withheld)
         return self._latest[1]

@@ -10,8 +10,8 @@ from server.record import Flow, StudyResults
 
 WHAT_LEFT: Mapping[str, str] = {
     "Welcome": "The site's name and the versions of its software.",
-    "Prepared": "Numbers of cases: listed, usable, excluded by code; names of the features.",
-    "StatisticSums": "Sums over the training cases, from which mean and variance of each feature follow; their number.",
+    "Prepared": "Numbers of cases: listed, usable, excluded by code; names of the features and of ComBat's batches.",
+    "StatisticSums": "Sums over the training cases that the study's statistics are made of; their number.",
     "LocalUpdate": "The change of the model's parameters, one training loss, the number of cases.",
     "EvaluationSums": "Counts of test cases by class and by bin of the predicted probability, sums of errors.",
     "Done": "An acknowledgement.",

@@ -100,7 +100,7 @@ def roc_figure(curves: Mapping[str, tuple[RocCurve, LineStyle]], *, key: str, al
         )
     axes.set_xlabel("1 − specificity")
     axes.set_ylabel("sensitivity")
-    return _inline(figure, key=key, alt=alt)
+    return inline_svg(figure, key=key, alt=alt)
 
 
 def calibration_figure(curves: Mapping[str, tuple[CalibrationCurve, LineStyle]], *, key: str, alt: str) -> Markup:
@@ -122,7 +122,7 @@ def calibration_figure(curves: Mapping[str, tuple[CalibrationCurve, LineStyle]],
             axes.vlines(curve.predicted, curve.low, curve.high, color=style.colour, linewidth=1.4, zorder=20)
     axes.set_xlabel("predicted probability")
     axes.set_ylabel("observed share")
-    return _inline(figure, key=key, alt=alt)
+    return inline_svg(figure, key=key, alt=alt)
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ def loss_figure(lines: Sequence[LossLine], *, limits: tuple[float, float], key: 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel("round")
     axes.set_ylabel("training loss")
-    _plain(axes)
-    return _inline(figure, key=key, alt=alt)
+    plain_axes(axes)
+    return inline_svg(figure, key=key, alt=alt)
 
 
 def event_free_figure(free: Sequence[float], *, last_day: float, key: str, alt: str) -> Markup:
@@ -168,8 +168,8 @@ def event_free_figure(free: Sequence[float], *, last_day: float, key: str, alt: 
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("days")
     axes.set_ylabel("free of the event")
-    _plain(axes)
-    return _inline(figure, key=key, alt=alt)
+    plain_axes(axes)
+    return inline_svg(figure, key=key, alt=alt)
 
 
 def _square() -> tuple[Figure, Axes]:
@@ -181,11 +181,11 @@ def _square() -> tuple[Figure, Axes]:
     ticks = [0, 0.25, 0.5, 0.75, 1]
     axes.set_xticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
     axes.set_yticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
-    _plain(axes)
+    plain_axes(axes)
     return figure, axes
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
     """A light grid, two axes, no frame."""
     axes.patch.set_visible(False)
     axes.grid(color=BAND, linewidth=0.8)
@@ -199,7 +199,7 @@ def _plain(axes: Axes) -> None:
     axes.yaxis.label.set_color(INK)
 
 
-def _inline(figure: Figure, *, key: str, alt: str) -> Markup:
+def inline_svg(figure: Figure, *, key: str, alt: str) -> Markup:
     """The figure as an ``svg`` element with the page's colours, unique ids and a text alternative."""
     figure.patch.set_visible(False)
     figure.set_layout_engine("constrained")

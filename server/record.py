@@ -6,7 +6,7 @@ Nothing is computed here but sums of sums; measures are in `server.scoring`, rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -16,7 +16,10 @@ from common.arrays import merge_sums
 from common.config.study import StudyConfig
 from common.errors import MetricError
 from common.evaluation import ErrorSums, RiskSums, ScoreSums, read_sums
+from common.evaluation.fairness import read_subgroups
+from common.statistics.batch_effect import BatchEffect
 from server.courses import FEDERATED, POOLED
+from server.selection import Selected
 from server.training import SiteRound
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -56,19 +59,25 @@ class SiteCases:
 
 @dataclass(frozen=True, eq=False)
 class SiteEvaluation:
-    """What one hospital said of one model: sums of all folds, and the folds that it refused, by code."""
+    """What one hospital said of one model: sums of all folds, and the folds that it refused, by code.
+
+    ``subgroups`` are sums by the study's subgroups, named as they travelled (`common.evaluation.fairness`).
+    """
 
     n_cases: int
     sums: Arrays | None
     refused: Mapping[int, str]
+    subgroups: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One model of one course in one fold, after its last complete round.
+    """One model of one course in one fold, after its last complete round, or as it was solved.
 
     Parameters
     ----------
+    round_number, rounds : int
+        0 for a solved model.
     sha256 : str
         Of layout and bytes of the parameters: equal means bit-identical.
     absent : tuple of str
@@ -84,6 +93,26 @@ class Training:
     sha256: str
     history: tuple[SiteRound, ...]
     absent: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class HarmonisationRecord:
+    """What harmonisation did in one course and fold; an effect that could not be measured is None."""
+
+    course: str
+    fold: int
+    before: BatchEffect | None
+    after: BatchEffect | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SelectionRecord:
+    """What each selection step kept in one course and fold."""
+
+    course: str
+    fold: int
+    steps: tuple[Selected, ...]
 
 
 @dataclass(frozen=True)
@@ -149,6 +178,8 @@ class StudyResults:
     waits: tuple[Wait, ...]
     time_line: TimeLine | None
     simulated: bool
+    harmonisations: tuple[HarmonisationRecord, ...] = ()
+    selections: tuple[SelectionRecord, ...] = ()
 
     @property
     def courses(self) -> tuple[str, ...]:
@@ -173,6 +204,12 @@ class StudyResults:
         if not parts:
             raise MetricError("no hospital has evaluated this model")
         return read_sums(merge_sums(parts))
+
+    def subgroups(self, course: str, model: str, sites: Sequence[str]) -> dict[str, dict[str, ScoreSums]]:
+        """Sums by attribute and level over all cases of the given sites; empty where there are none."""
+        found = [self.evaluations.get((course, model, site)) for site in sites]
+        parts = [evaluation.subgroups for evaluation in found if evaluation is not None and evaluation.subgroups]
+        return read_subgroups(merge_sums(parts)) if parts else {}
 
     def sites_without_answer(self, course: str, model: str) -> tuple[str, ...]:
         """Hospitals of the study of which some fold's evaluation of this model is missing."""

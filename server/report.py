@@ -22,6 +22,7 @@ from server.figures import LineStyle, course_style
 from server.record import UNASSIGNED, SiteCases, StudyResults
 from server.report_models import model_sections
 from server.report_overview import columns, course_label, headline_rows, headline_scale, reading_notes, warnings
+from server.report_table import table_section
 from server.scoring import headline_label
 
 
@@ -72,6 +73,7 @@ def _content(results: StudyResults) -> Mapping[str, object]:
         "notes": reading_notes(results.study),
         "legend": _legend(results),
         "models": model_sections(results),
+        "table": table_section(results),
         "reasons": _reasons(results),
         "total": _total(results),
         "unassigned": UNASSIGNED,

@@ -82,6 +82,10 @@ def _about(results: StudyResults, entry: StudyModel) -> str:
     size = f", {max(sizes):,} parameters" if sizes else ""
     strategy = results.study.federated.strategy.kind
     inputs = " and ".join(part for part in seen if part)
+    if entry.solved is not None:
+        calibrated = f", calibrated ({entry.calibration})" if entry.calibration != "none" else ""
+        numbers = f", {max(sizes):,} numbers" if sizes else ""
+        return f"kind {entry.model.kind}, sees {inputs}{numbers}; solved from merged sums, without rounds{calibrated}"
     return f"kind {entry.model.kind}, sees {inputs}{size}; {entry.rounds} rounds of {strategy}"
 
 

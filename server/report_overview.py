@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.config.study import FoldsConfig, ScalarOutcomeConfig, StudyConfig
+from common.config.study import FoldsConfig, LeaveOneSiteOutConfig, ScalarOutcomeConfig, StudyConfig
 from common.evaluation.uncertainty import Estimate
 from server.courses import FEDERATED, LOCAL, POOLED
 from server.figures import course_style
@@ -177,6 +177,11 @@ def reading_notes(study: StudyConfig) -> tuple[str, ...]:
         notes.append(
             f"Cross-validation: every internal case is tested once, by that one of {study.split.count} trained models "
             "that has not seen it. Scores of the folds are pooled, as if one model had given them."
+        )
+    if isinstance(study.split, LeaveOneSiteOutConfig):
+        notes.append(
+            "Leave one site out: every internal case is tested once, by the model that was trained without its "
+            "hospital; a hospital's row is the test of that model. Scores of all hospitals are pooled."
         )
     notes.append(
         "Hospitals send counts in agreed bins, rounded where their small-cell rule asks for it. “± by binning” says "

@@ -6,6 +6,8 @@ run that was cut off is read as far as it came.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,17 +15,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common.arrays import merge_sums
+import numpy as np
+
+from common.arrays import Parameters, merge_sums
 from common.config.loading import digest, load
 from common.config.study import StudyConfig
 from common.errors import StateError
 from common.journal import JsonLines
 from server.checkpoint import CheckpointStore, Unit
+from server.harmonisation import effect_of_unit
 from server.opening import JOURNAL_FILE, STUDY_FILE
 from server.record import (
     UNASSIGNED,
     Arrays,
     Flow,
+    HarmonisationRecord,
+    SelectionRecord,
     SiteCases,
     SiteEvaluation,
     StudyResults,
@@ -32,6 +39,7 @@ from server.record import (
     Wait,
 )
 from server.result_tables import summary_table, write_tables
+from server.selection import selected_of_unit
 from server.training import TrainingState
 
 __all__ = ["load_results", "summary_table", "write_tables"]
@@ -64,6 +72,8 @@ def load_results(folders: Sequence[Path]) -> StudyResults:
             results,
             evaluations={**results.evaluations, **run.evaluations},
             trainings=(*results.trainings, *run.trainings),
+            harmonisations=(*results.harmonisations, *run.harmonisations),
+            selections=(*results.selections, *run.selections),
         )
     return results
 
@@ -95,6 +105,8 @@ def _read_run(folder: Path) -> StudyResults:
         waits=_waits(lines),
         time_line=_time_line(lines),
         simulated=unassigned is not None,
+        harmonisations=tuple(_harmonisations(store)),
+        selections=tuple(_selections(store)),
     )
 
 
@@ -108,12 +120,12 @@ def _cases(study: StudyConfig, preparation: Unit | None, unassigned: Unit | None
 
 
 def _units(store: CheckpointStore, kind: str) -> Iterator[tuple[str, str, int, Unit]]:
-    """Course, model, fold and content of every unit ``kind.course.model.foldK``."""
+    """Course, model, fold and content of every unit ``kind.course.model.foldK``; units of no model have none."""
     for name in store.names():
         found, *place = name.split(".")
         if found != kind:
             continue
-        course, model, fold = place
+        course, model, fold = place if len(place) == 3 else (place[0], "", place[1])
         unit = store.load(name)
         assert unit is not None  # names() lists what exists
         yield course, model, int(fold.removeprefix("fold")), unit
@@ -121,18 +133,25 @@ def _units(store: CheckpointStore, kind: str) -> Iterator[tuple[str, str, int, U
 
 def _evaluations(store: CheckpointStore) -> dict[tuple[str, str, str], SiteEvaluation]:
     parts: dict[tuple[str, str, str], list[Arrays]] = defaultdict(list)
+    subgroups: dict[tuple[str, str, str], list[Arrays]] = defaultdict(list)
     n_cases: dict[tuple[str, str, str], int] = defaultdict(int)
     refused: dict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
     for course, model, fold, unit in _units(store, "evaluation"):
         for site, n in unit.values["n_cases"].items():
             prefix = f"{site}/"
             own = {key.removeprefix(prefix): array for key, array in unit.arrays.items() if key.startswith(prefix)}
-            parts[course, model, site].append(own)
+            parts[course, model, site].append({key: array for key, array in own.items() if "/" not in key})
+            subgroups[course, model, site].append({key: array for key, array in own.items() if "/" in key})
             n_cases[course, model, site] += n
         for site, code in unit.values["refused"].items():
             refused[course, model, site][fold] = code
     return {
-        key: SiteEvaluation(n_cases[key], merge_sums(parts[key]) if parts[key] else None, dict(refused[key]))
+        key: SiteEvaluation(
+            n_cases[key],
+            merge_sums(parts[key]) if parts[key] else None,
+            dict(refused[key]),
+            merge_sums(subgroups[key]) if subgroups[key] else {},
+        )
         for key in sorted({*parts, *refused})
     }
 
@@ -155,8 +174,27 @@ def _trainings(study: StudyConfig, store: CheckpointStore) -> tuple[Training, ..
                 absent=state.absent,
             )
         )
+    found += [_solved(course, model, fold, unit) for course, model, fold, unit in _units(store, "solution")]
     order = [entry.name for entry in study.models]
     return tuple(sorted(found, key=lambda training: (order.index(training.model), training.course, training.fold)))
+
+
+def _solved(course: str, model: str, fold: int, unit: Unit) -> Training:
+    """A solved model beside the trained ones: the digest of its numbers says whether two runs ended in the same."""
+    numbers = Parameters({name: np.asarray(array, dtype=np.float64) for name, array in unit.arrays.items()})
+    sha = hashlib.sha256(f"{numbers.digest()} {json.dumps(unit.values, sort_keys=True)}".encode())
+    return Training(course, model, fold, 0, 0, numbers.size, sha.hexdigest(), (), ())
+
+
+def _harmonisations(store: CheckpointStore) -> Iterator[HarmonisationRecord]:
+    for course, _, fold, unit in _units(store, "harmonisation"):
+        before, after = (effect_of_unit(unit, when) for when in ("before", "after"))
+        yield HarmonisationRecord(course, fold, before, after, tuple(unit.values["notes"]))
+
+
+def _selections(store: CheckpointStore) -> Iterator[SelectionRecord]:
+    for course, _, fold, unit in _units(store, "selection"):
+        yield SelectionRecord(course, fold, selected_of_unit(unit))
 
 
 def _flows(lines: Sequence[Mapping[str, Any]]) -> tuple[Flow, ...]:

@@ -27,6 +27,7 @@ from common.statistics.selection_information import mrmr, mutual_information
 from common.statistics.selection_tests import analysis_of_variance, mann_whitney, welch
 from common.statistics.stability import stable_lasso, stable_ranking
 from common.statistics.table_steps import Step
+from server.checkpoint import Unit
 from server.learning import Learner
 
 
@@ -75,6 +76,35 @@ def select(config: SelectionConfig, names: Sequence[str], steps: Sequence[Step],
         names=tuple(name for name in names if name in chosen),
         score=score,
         values={name: value for name, value in values.items() if name in chosen},
+    )
+
+
+def selection_unit(selected: Sequence[Selected]) -> Unit:
+    """What each selection step kept, for the report."""
+    listed = [
+        {
+            "kind": step.kind,
+            "n_before": step.n_before,
+            "names": list(step.names),
+            "score": step.score,
+            "values": [step.values[name] for name in step.names] if step.values else [],
+        }
+        for step in selected
+    ]
+    return Unit({}, {"steps": listed})
+
+
+def selected_of_unit(unit: Unit) -> tuple[Selected, ...]:
+    """What `selection_unit` saved."""
+    return tuple(
+        Selected(
+            kind=step["kind"],
+            n_before=step["n_before"],
+            names=tuple(step["names"]),
+            score=step["score"],
+            values=dict(zip(step["names"], step["values"], strict=False)),
+        )
+        for step in unit.values["steps"]
     )
 
 

@@ -21,7 +21,7 @@ from server.conversation import Conversation
 from server.courses import Course
 from server.harmonisation import Harmonisation, harmonise
 from server.learning import Learner
-from server.selection import Selected, select
+from server.selection import Selected, select, selection_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,21 +142,6 @@ def _imputer(learner: Learner, names: tuple[str, ...], steps: Sequence[Step]) ->
         return means
     fill = dict(zip(coded, learner.learn(mode_imputer(coded, (0.0, 1.0)), steps).fill, strict=True))
     return Imputer(names, np.array([fill.get(name, mean) for name, mean in zip(names, means.fill, strict=True)]))
-
-
-def selection_unit(selected: Sequence[Selected]) -> Unit:
-    """What each selection step kept, for the report."""
-    listed = [
-        {
-            "kind": step.kind,
-            "n_before": step.n_before,
-            "names": list(step.names),
-            "score": step.score,
-            "values": [step.values.get(name) for name in step.names] if step.score else [],
-        }
-        for step in selected
-    ]
-    return Unit({}, {"steps": listed})
 
 
 def steps_to_unit(steps: Sequence[Step]) -> Unit:

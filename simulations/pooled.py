@@ -16,6 +16,7 @@ from common.errors import Code, FedradError
 from common.messages import (
     AskStatistic,
     Done,
+    Evaluate,
     Finish,
     Hello,
     Prepare,
@@ -55,6 +56,8 @@ class PooledSite:
                 return self._opened.statistic(request)
             if isinstance(request, Train):
                 return self._opened.train(request)
+            if isinstance(request, Evaluate) and request.split == "train":
+                return self._opened.evaluate(request)  # calibration; test cases are scored at their hospitals
             if isinstance(request, Finish):
                 return Done()
         except FedradError as error:
