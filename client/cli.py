@@ -77,6 +77,25 @@ def join(
 
 
 @site_app.command()
+def preflight(site_file: SiteFile) -> None:
+    """Say in one screen what works and what to do about the rest: network, certificates, clock, disk, GPU, versions.
+
+    Nothing but one signed "are you there" leaves the hospital. Exit code 1 where anything has to be done.
+    """
+    from client.preflight import check_site
+
+    config, studies = _load(site_file)
+    table = Table("", "check", "finding", title=f"site {config.site}: preflight", show_lines=False)
+    signs = {"ok": "[green]OK[/]", "attention": "[yellow]SOON[/]", "failed": "[red]TO DO[/]", "skipped": "[dim]-[/]"}
+    findings = check_site(config, studies)
+    for finding in findings:
+        advice = f"\n[bold]{escape(finding.advice)}[/]" if finding.advice else ""
+        table.add_row(signs[finding.state], finding.check, escape(finding.detail) + advice)
+    Console(emoji=False).print(table, highlight=False)  # ":cd:" in a fingerprint is no disc
+    raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
+
+
+@site_app.command()
 def check(
     site_file: SiteFile,
     report: Annotated[

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -122,6 +124,39 @@ class NodeConnection:
         except OSError as error:  # ssl.SSLError is one too
             raise StateError(f"{self.ca}, {self.certificate} or {self.node_key} cannot be used: {error}") from error
         return context
+
+
+@dataclass(frozen=True)
+class Knock:
+    """What the coordinator says to a site that asks nothing: HTTP status, its sentence, its clock if it tells it."""
+
+    status: int
+    sentence: str
+    clock: datetime | None
+
+
+def knock(connection: NodeConnection) -> Knock:
+    """Send one signed request that changes nothing at the coordinator, through any proxy, as the node itself would.
+
+    The request is a heartbeat of node 0, which no site is: a coordinator that lets this site in answers that it does
+    not know this node, and any other answer says why it does not.
+
+    Raises
+    ------
+    StateError
+        If key, certificate or authority cannot be used.
+    httpx.HTTPError
+        If there was no answer.
+    """
+    client = _Client(connection)
+    nobody = SendNodeHeartbeatRequest(node=Node(node_id=0), heartbeat_interval=HEARTBEAT_INTERVAL_S)
+    try:
+        client.SendNodeHeartbeat(nobody)
+    except httpx.HTTPStatusError as error:
+        return Knock(error.response.status_code, _detail(error), _clock(error.response))
+    finally:
+        client.close()
+    return Knock(httpx.codes.OK, "", None)
 
 
 class NotKnownError(Exception):
@@ -389,8 +424,20 @@ def _reason(error: httpx.HTTPError) -> str:
     """Why a call failed, for the hospital's IT."""
     if not isinstance(error, httpx.HTTPStatusError):
         return str(error) or type(error).__name__
-    try:
-        detail = json.loads(error.response.text).get("detail", "")
-    except (ValueError, AttributeError):
-        detail = ""
+    detail = _detail(error)
     return f"the coordinator answers {error.response.status_code}{f' ({detail})' if detail else ''}"
+
+
+def _clock(response: httpx.Response) -> datetime | None:
+    try:
+        return parsedate_to_datetime(response.headers["date"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _detail(error: httpx.HTTPStatusError) -> str:
+    """The sentence in an answer of the coordinator; empty where there is none, as from a proxy."""
+    try:
+        return str(json.loads(error.response.text).get("detail", ""))
+    except (ValueError, AttributeError):
+        return ""
