@@ -89,6 +89,12 @@ def check_network(connection: NodeConnection) -> list[Finding]:
     except ValueError as error:
         return [failed(PROXY, str(error), "correct the variable, or unset it"), *_rest(steps, {PROXY})]
     findings = [_proxy(proxy)]
+    if proxy and ":" in host:
+        advice = "put the coordinator's name into site.toml in place of its IPv6 address"
+        return [
+            failed(PROXY, "proxies are not asked for an IPv6 address in a form that they know", advice),
+            *_rest(steps, {PROXY}),
+        ]
     first_hop = (proxy.host, proxy.port) if proxy else (host, port)
     made: tuple[Callable[[], Finding], ...] = (
         partial(_resolve, *first_hop),

@@ -9,7 +9,7 @@ import argparse
 import base64
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,6 +26,8 @@ class ConnectProxy:
     ----------
     allowed : sequence of str
         ``host:port`` as a client writes it; everything else is answered 403.
+    names : mapping
+        Host name -> address, for names that only the proxy's network knows.
     login : str
         ``user:password`` that is demanded; empty for none.
     requests : list of str
@@ -34,6 +36,7 @@ class ConnectProxy:
 
     allowed: Sequence[str]
     address: tuple[str, int] = ("127.0.0.1", 0)
+    names: Mapping[str, str] = field(default_factory=dict)
     login: str = ""
     requests: list[str] = field(default_factory=list)
 
@@ -87,8 +90,9 @@ class ConnectProxy:
 
     def _tunnel(self, client: socket.socket, where: str) -> None:
         host, _, port = where.rpartition(":")
+        host = host.strip("[]")
         try:
-            server = socket.create_connection((host.strip("[]"), int(port)), CONNECT_S)
+            server = socket.create_connection((self.names.get(host, host), int(port)), CONNECT_S)
         except OSError:
             client.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
             return
