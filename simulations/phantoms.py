@@ -22,7 +22,7 @@ from simulations.scanners import FloatGrid, Scanner, correlated_noise
 FIELD_OF_VIEW_MM = 36.0
 """Side of the generated cube: the largest nodule with its spicules, and the lung around it."""
 
-SEPARATION = {"lobulation": 0.8, "spiculation": 0.9, "heterogeneity": 1.3, "size": 0.4, "age": 0.4, "pack_years": 0.5}
+SEPARATION = {"lobulation": 0.8, "spiculation": 0.9, "heterogeneity": 1.8, "size": 0.4, "age": 0.4, "pack_years": 0.5}
 """Distance between the class means of each latent sign, in its own standard deviations."""
 
 
