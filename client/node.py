@@ -9,21 +9,15 @@ Nothing here gives up: every failure is waited out with a bounded back-off, and 
 
 from __future__ import annotations
 
-import json
-import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import chain, repeat
-from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from flwr.app import Context, Message, RecordDict
@@ -44,131 +38,33 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from client.connection import (
+    NodeConnection,
+    NotKnownError,
+    OutdatedError,
+    StoppedError,
+    raise_if_final,
+    reason_of,
+    status_of,
+)
+from client.fleet_client import HEARTBEAT_INTERVAL_S, TIMEOUT_S, FleetClient, Knock, knock
 from client.flower_app import Answer, make_app
-from client.identity import load_key
 from common.allocator import keep_buffers
-from common.errors import MessageError, StateError
+from common.errors import MessageError
 from common.wire import Limits, inflate_record
 
 HEARTBEAT_S = 5.0
-HEARTBEAT_INTERVAL_S = 30.0
-"""What the node declares to Flower: it counts as gone after two of these. A longer silence, while C code holds the
-interpreter, costs nothing but that: a reply is taken whenever it comes before the coordinator's deadline."""
-
-TIMEOUT_S = 60.0
-"""For one HTTP request; longer than the coordinator's long poll."""
+"""Between two signs of life; also how soon a restarted coordinator is noticed while an answer is computed."""
 
 BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0)
-WORTH_REPEATING = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 PARALLEL = 2
 """Objects fetched or sent at the same time, as Flower's own client does."""
 
+__all__ = ["Knock", "NodeConnection", "knock", "serve"]
+
 Result = TypeVar("Result")
 OnEvent = Callable[[str], None]
-
-
-class Endpoint(Protocol):
-    """The part of ``site.toml`` that says how the coordinator is reached (`common.config.site.CoordinatorConfig`)."""
-
-    @property
-    def address(self) -> str: ...
-    @property
-    def ca(self) -> Path: ...
-    @property
-    def node_key(self) -> Path: ...
-    @property
-    def certificate(self) -> Path: ...
-
-
-@dataclass(frozen=True)
-class NodeConnection:
-    """Where the coordinator is and who we are.
-
-    Parameters
-    ----------
-    address : str
-        ``host:port``, with [ ] around an IPv6 address.
-    ca : Path
-        The only authority that is trusted for the coordinator's certificate.
-    node_key, certificate : Path
-        This site's P-384 key and its certificate, for TLS and for Flower's signatures alike.
-    """
-
-    address: str
-    ca: Path
-    node_key: Path
-    certificate: Path
-
-    @classmethod
-    def of(cls, endpoint: Endpoint) -> NodeConnection:
-        """The connection that a ``site.toml`` names."""
-        return cls(endpoint.address, endpoint.ca, endpoint.node_key, endpoint.certificate)
-
-    def tls(self) -> ssl.SSLContext:
-        """TLS 1.3 with our certificate, trusting the consortium's authority alone.
-
-        Raises
-        ------
-        StateError
-            If a file is missing or damaged, or key and certificate do not belong together.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        try:
-            context.load_verify_locations(self.ca)
-            context.load_cert_chain(self.certificate, self.node_key)
-        except OSError as error:  # ssl.SSLError is one too
-            raise StateError(f"{self.ca}, {self.certificate} or {self.node_key} cannot be used: {error}") from error
-        return context
-
-
-@dataclass(frozen=True)
-class Knock:
-    """What the coordinator says to a site that asks nothing: HTTP status, its sentence, its clock if it tells it."""
-
-    status: int
-    sentence: str
-    clock: datetime | None
-
-
-def knock(connection: NodeConnection) -> Knock:
-    """Send one signed request that changes nothing at the coordinator, through any proxy, as the node itself would.
-
-    The request is a heartbeat of node 0, which no site is: a coordinator that lets this site in answers that it does
-    not know this node, and any other answer says why it does not.
-
-    Raises
-    ------
-    StateError
-        If key, certificate or authority cannot be used.
-    httpx.HTTPError
-        If there was no answer.
-    """
-    client = _Client(connection)
-    nobody = SendNodeHeartbeatRequest(node=Node(node_id=0), heartbeat_interval=HEARTBEAT_INTERVAL_S)
-    try:
-        client.SendNodeHeartbeat(nobody)
-    except httpx.HTTPStatusError as error:
-        return Knock(error.response.status_code, _detail(error), _clock(error.response))
-    finally:
-        client.close()
-    return Knock(httpx.codes.OK, "", None)
-
-
-class NotKnownError(Exception):
-    """The coordinator does not know this node: it was restarted, or it refuses this site."""
-
-
-class OutdatedError(Exception):
-    """The coordinator no longer wants what was being done."""
-
-
-class StoppedError(Exception):
-    """`serve` was asked to end."""
 
 
 def serve(
@@ -206,20 +102,6 @@ def serve(
                 break
 
 
-class _Client(FleetHttpClient):  # type: ignore[misc]  # flwr is read as Any
-    """Flower's Fleet client with our own TLS and patience."""
-
-    def __init__(self, connection: NodeConnection) -> None:
-        key = load_key(connection.node_key)
-        self.public_key = public_key_to_bytes(key.public_key())
-        super().__init__(
-            f"https://{connection.address}",
-            interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
-            verify=connection.tls(),
-            timeout=TIMEOUT_S,
-        )
-
-
 class _Session:
     """The connection to one coordinator, with its heartbeat."""
 
@@ -230,7 +112,7 @@ class _Session:
         self._stop = stop
         self._on_event = on_event
         self._limits = limits
-        self._client = _Client(connection)
+        self._client = FleetClient(connection)
         self._app = make_app(answer, limits=limits)
         self._node: Node | None = None
         self._introducing = threading.Lock()
@@ -363,7 +245,7 @@ class _Session:
 
     def _meet_again(self, error: httpx.HTTPError) -> None:
         """Introduce this site to a restarted coordinator while the answer to the former one is still being computed."""
-        if _status(error) == httpx.codes.UNAUTHORIZED and self._busy.is_set():
+        if status_of(error) == httpx.codes.UNAUTHORIZED and self._busy.is_set():
             with suppress(httpx.HTTPError):  # tried again at the next beat
                 self._activate()
 
@@ -385,8 +267,8 @@ class _Session:
                 result = call()
             except httpx.HTTPError as error:
                 if known:
-                    _raise_if_final(error)
-                reason = _reason(error)
+                    raise_if_final(error)
+                reason = reason_of(error)
             else:
                 if told:
                     self._on_event(f"{self._address} answers again")
@@ -405,39 +287,3 @@ def _context(message: Message) -> Context:
     return Context(
         run_id=metadata.run_id, node_id=metadata.dst_node_id, node_config={}, state=RecordDict(), run_config={}
     )
-
-
-def _status(error: httpx.HTTPError) -> int | None:
-    return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
-
-
-def _raise_if_final(error: httpx.HTTPError) -> None:
-    """Turn an answer that repeating will not change into what it means."""
-    status = _status(error)
-    if status == httpx.codes.UNAUTHORIZED:
-        raise NotKnownError(_reason(error)) from error
-    if status is not None and status < httpx.codes.INTERNAL_SERVER_ERROR and status not in WORTH_REPEATING:
-        raise OutdatedError(_reason(error)) from error
-
-
-def _reason(error: httpx.HTTPError) -> str:
-    """Why a call failed, for the hospital's IT."""
-    if not isinstance(error, httpx.HTTPStatusError):
-        return str(error) or type(error).__name__
-    detail = _detail(error)
-    return f"the coordinator answers {error.response.status_code}{f' ({detail})' if detail else ''}"
-
-
-def _clock(response: httpx.Response) -> datetime | None:
-    try:
-        return parsedate_to_datetime(response.headers["date"])
-    except (KeyError, ValueError):
-        return None
-
-
-def _detail(error: httpx.HTTPStatusError) -> str:
-    """The sentence in an answer of the coordinator; empty where there is none, as from a proxy."""
-    try:
-        return str(json.loads(error.response.text).get("detail", ""))
-    except (ValueError, AttributeError):
-        return ""

@@ -20,8 +20,9 @@ from common.errors import Code, FederationError, MessageError
 from common.federation import Answer
 from common.messages import REPLIES, Refusal, Reply, Request
 from common.wire import Limits, WireMessage, decode_message, encode_message, inflate_record, wire_size
+from server.admission import Admission
 from server.link_state import Arrived, FleetState
-from server.listener import LONG_POLL_S, Admission, FleetListener
+from server.listener import LONG_POLL_S, FleetListener
 from server.provisioning import AUTHORITY, KEYS
 from server.registry import SiteRegistry
 from server.spool import SpooledStore

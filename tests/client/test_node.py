@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -265,11 +266,77 @@ def test_the_node_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
 
-def _free_port() -> int:
-    import socket
+class Proxy(threading.Thread):
+    """An HTTP proxy that knows CONNECT and resolves every name to one local port."""
 
+    def __init__(self, target: int) -> None:
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.target, self.asked = target, []
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.recv(4096)
+            self.asked.append(head.split(b"\r\n")[0])
+            server = socket.create_connection(("127.0.0.1", self.target))
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            for pair in ((client, server), (server, client)):
+                threading.Thread(target=self.copy, args=pair, daemon=True).start()
+
+    @staticmethod
+    def copy(source: socket.socket, sink: socket.socket) -> None:
+        with source, sink:
+            try:
+                while piece := source.recv(65536):
+                    sink.sendall(piece)
+            except OSError:
+                return
+
+
+def test_a_node_goes_through_the_hospitals_proxy_by_name_and_tls_stays_closed(tmp_path, monkeypatch):
+    consortium(tmp_path, sites=("east",), addresses=("coordinator.example",))
+    stop_it = threading.Event()
+    with FlowerFederation(CoordinatorSettings(tmp_path, "127.0.0.1:0")) as federation:
+        proxy = Proxy(federation.port)
+        proxy.start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.listener.getsockname()[1]}")
+        here = connection(tmp_path, "east", 9443, host="coordinator.example")
+        node = threading.Thread(
+            target=serve, args=(here, lambda _: Done()), kwargs={"stop": stop_it, "on_event": print}
+        )
+        node.start()
+        assert federation.wait_for(["east"], deadline_s=20) == ()
+        assert isinstance(ask(federation, Finish("d", "completed"), ["east"])["east"].reply, Done)
+        assert set(proxy.asked) == {b"CONNECT coordinator.example:9443 HTTP/1.1"}
+        stop_it.set()
+        node.join(10)
+        proxy.listener.close()
+    assert not node.is_alive()
+
+
+def test_a_proxy_is_not_asked_for_this_machine_itself(tmp_path, monkeypatch):
+    consortium(tmp_path, sites=("east",))
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{_free_port()}")
+    stop_it = threading.Event()
+    with FlowerFederation(CoordinatorSettings(tmp_path, "127.0.0.1:0")) as federation:
+        here = connection(tmp_path, "east", federation.port)
+        node = threading.Thread(
+            target=serve, args=(here, lambda _: Done()), kwargs={"stop": stop_it, "on_event": print}
+        )
+        node.start()
+        assert federation.wait_for(["east"], deadline_s=20) == ()
+        stop_it.set()
+        node.join(10)
+    assert not node.is_alive()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-

@@ -33,7 +33,7 @@ from server.listener import HANDLERS
 PINNED = "1.41.0"
 
 PARAMETERS = {
-    # client/node.py
+    # client/node.py, client/fleet_client.py
     "flwr.supernode.fleet_http_client:FleetHttpClient.__init__": "base_url interceptors verify timeout retry_invoker",
     "flwr.supernode.fleet_http_client:FleetHttpClient.ActivateNode": "request",
     "flwr.supernode.fleet_http_client:FleetHttpClient.DeactivateNode": "request",
@@ -55,7 +55,7 @@ PARAMETERS = {
     "flwr.supercore.primitives.asymmetric:public_key_to_bytes": "public_key",
     # common/wire.py
     "flwr.supercore.inflatable.inflatable_object:get_object_head_values_from_object_content": "object_content",
-    # server/listener.py
+    # server/listener.py, server/admission.py
     "flwr.supercore.primitives.asymmetric:bytes_to_public_key": "public_key_bytes",
     "flwr.supercore.primitives.asymmetric:verify_signature": "public_key message signature",
     "flwr.superlink.servicer.fleet.fleet_handlers:activate_node": "request state",
