@@ -17,6 +17,7 @@ from common.statistics.columns import Indices, Matrix, complete_columns
 from common.tables import FeatureTable
 
 LEAF = -1
+TIE = 1e-9
 MAX_NODES = 1_000_000
 
 
@@ -166,10 +167,15 @@ class BestCuts:
 
 
 def best_cuts(gains: Matrix, allowed: npt.NDArray[np.bool_]) -> BestCuts:
-    """From gains (n_nodes, n_columns, n_edges); of equal gains the first feature and lowest edge is taken."""
+    """From gains (n_nodes, n_columns, n_edges); of equal gains the first feature and lowest edge is taken.
+
+    Gains are equal where they differ by `TIE` of the best: two features that part the cases alike have one gain, and
+    rounding, which depends on how the cases are split into sites, must not choose between them.
+    """
     n_nodes, _, n_edges = gains.shape
     flat = np.where(allowed, gains, -np.inf).reshape(n_nodes, -1)
-    place = flat.argmax(axis=1)
+    highest = flat.max(axis=1, keepdims=True)
+    place = (flat >= highest - TIE * np.abs(np.where(np.isfinite(highest), highest, 0.0))).argmax(axis=1)
     best = flat[np.arange(n_nodes), place]
     return BestCuts(np.where(np.isfinite(best), best, 0.0), place // n_edges, place % n_edges)
 
