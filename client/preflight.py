@@ -18,9 +18,9 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
+from client.connection import NodeConnection
 from client.identity import load_key
 from client.joining import differing_versions
-from client.node import NodeConnection
 from client.preflight_finding import Finding, attention, failed, ok, skipped
 from client.preflight_network import check_network
 from common.config.loading import digest

@@ -21,7 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
-from client.node import Knock, NodeConnection, knock
+from client.connection import NodeConnection
+from client.fleet_client import Knock, knock
 from client.preflight_finding import Finding, attention, failed, ok, skipped
 from common.errors import StateError
 
@@ -85,7 +86,7 @@ def check_network(connection: NodeConnection) -> list[Finding]:
     host, port = host.strip("[]"), int(digits)
     steps = (NAME, PROXY, PORT, CHAIN, SAN, ADMITTED, CLOCK)
     try:
-        proxy = Proxy.for_host(host, port)
+        proxy = None if connection.is_loopback else Proxy.for_host(host, port)
     except ValueError as error:
         return [failed(PROXY, str(error), "correct the variable, or unset it"), *_rest(steps, {PROXY})]
     findings = [_proxy(proxy)]

@@ -14,8 +14,10 @@ import httpx
 import numpy as np
 import pytest
 
+from client.connection import NodeConnection
+from client.fleet_client import knock
 from client.identity import make_identity
-from client.node import NodeConnection, knock, serve
+from client.node import serve
 from client.preflight_network import KNOWN_HERE, check_network
 from common.arrays import Parameters
 from common.messages import LocalUpdate, Train
@@ -80,10 +82,13 @@ def test_through_a_proxy_that_alone_can_reach_the_coordinator(tmp_path: Path, mo
 
 
 def test_a_proxy_that_refuses_is_named_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    consortium(tmp_path, sites=("east",))
-    with FlowerFederation(CoordinatorSettings(tmp_path, "127.0.0.1:0")) as federation, ConnectProxy([]) as proxy:
+    consortium(tmp_path, sites=("east",), addresses=[ONLY_THERE])
+    with (
+        FlowerFederation(CoordinatorSettings(tmp_path, "127.0.0.1:0")) as federation,
+        ConnectProxy([], names={ONLY_THERE: "127.0.0.1"}) as proxy,
+    ):
         monkeypatch.setenv("HTTPS_PROXY", f"http://it:s3cret@127.0.0.1:{proxy.port}")
-        here = connection(tmp_path, "east", federation.port)
+        here = connection(tmp_path, "east", federation.port, ONLY_THERE)
         with serving(here) as said:
             until(lambda: bool(said))
             assert "403 Forbidden" in said[0]
@@ -122,16 +127,15 @@ def test_over_ipv6_through_a_proxy_by_name(tmp_path: Path, monkeypatch: pytest.M
                 require_round(federation)
 
 
-@needs_ipv6
 def test_an_ipv6_address_through_a_proxy_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """httpcore writes ``CONNECT ::1:443`` without brackets; a name works."""
-    consortium(tmp_path, sites=("east",), addresses=["::1"])
-    here = connection(tmp_path, "east", 1, "[::1]")
+    """httpcore writes ``CONNECT 2001:db8::7:443`` without brackets; a name works."""
+    consortium(tmp_path, sites=("east",), addresses=["2001:db8::7"])
+    here = connection(tmp_path, "east", 443, "[2001:db8::7]")
     with ConnectProxy([here.address]) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         with pytest.raises(httpx.ProxyError):
             knock(here)
-        assert proxy.requests == ["CONNECT ::1:1 HTTP/1.1"]
+        assert proxy.requests == ["CONNECT 2001:db8::7:443 HTTP/1.1"]
         (failed,) = [finding for finding in check_network(here) if finding.state == "failed"]
         assert "coordinator's name" in failed.advice
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from client.connection import NodeConnection
+from client.fleet_client import Knock, knock
 from client.identity import make_identity
-from client.node import Knock, NodeConnection, knock
 from client.preflight import (
     check_certificate,
     check_data,
@@ -51,6 +52,9 @@ def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+ONLY_THERE = "fedrad.only-the-proxy-knows.invalid"
+
+
 @dataclass
 class Listening:
     home: Path
@@ -62,10 +66,18 @@ class Listening:
     def east(self) -> NodeConnection:
         return connection(self.home, "east", self.federation.port)
 
+    @property
+    def far_east(self) -> NodeConnection:
+        """The same hospital, whose network reaches the coordinator through its proxy alone."""
+        return connection(self.home, "east", self.federation.port, ONLY_THERE)
+
+    def proxy(self, allowed: str = "", login: str = "") -> ConnectProxy:
+        return ConnectProxy([allowed or self.far_east.address], names={ONLY_THERE: "127.0.0.1"}, login=login)
+
 
 @pytest.fixture
 def listening(tmp_path: Path) -> Iterator[Listening]:
-    authority = consortium(tmp_path, sites=("east", "north"))
+    authority = consortium(tmp_path, sites=("east", "north"), addresses=["127.0.0.1", ONLY_THERE])
     refused: list[str] = []
     with FlowerFederation(CoordinatorSettings(tmp_path, "127.0.0.1:0"), on_event=refused.append) as federation:
         yield Listening(tmp_path, authority, federation, refused)
@@ -151,7 +163,7 @@ def test_a_port_that_speaks_no_tls(listening: Listening, monkeypatch: pytest.Mon
 def test_wrong_name(listening: Listening) -> None:
     found = the_failed(check_network(replace(listening.east, address=f"localhost:{listening.federation.port}")))
     assert found.check == SAN
-    assert "localhost is not in the coordinator's certificate, which is for 127.0.0.1" in found.detail
+    assert "localhost is not in the coordinator's certificate, which is for " in found.detail
 
 
 def test_another_authority_as_of_a_proxy_that_looks_inside(listening: Listening, tmp_path: Path) -> None:
@@ -221,34 +233,38 @@ def test_clocks(listening: Listening, ahead_s: float, state: str) -> None:
 
 
 def test_through_a_proxy_by_name_and_with_a_login(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = f"127.0.0.1:{listening.federation.port}"
-    with ConnectProxy([where], login="it:s3cret/word") as proxy:
+    where = listening.far_east.address
+    with listening.proxy(login="it:s3cret/word") as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://it:s3cret%2Fword@localhost:{proxy.port}")
-        found = check_network(listening.east)
+        found = check_network(listening.far_east)
         assert {finding.state for finding in found} == {"ok"}
         assert proxy.requests
         assert set(proxy.requests) == {f"CONNECT {where} HTTP/1.1"}
         assert "s3cret" not in repr(found)
         monkeypatch.setenv("HTTPS_PROXY", f"http://it:wrong@localhost:{proxy.port}")
-        refused = the_failed(check_network(listening.east))
+        refused = the_failed(check_network(listening.far_east))
         assert refused.check == PORT
         assert "the proxy answers 407" in refused.detail
 
 
 def test_a_proxy_that_does_not_allow_it(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ConnectProxy(["elsewhere:443"]) as proxy:
+    with listening.proxy("elsewhere:443") as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-        found = the_failed(check_network(listening.east))
+        found = the_failed(check_network(listening.far_east))
         assert found.check == PORT
         assert "the proxy answers 403" in found.detail
-        assert f"allow CONNECT to 127.0.0.1:{listening.federation.port}" in found.advice
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        assert {finding.state for finding in check_network(listening.east)} == {"ok", "skipped"}
+        assert f"allow CONNECT to {listening.far_east.address}" in found.advice
+        assert {finding.state for finding in check_network(listening.east)} == {
+            "ok",
+            "skipped",
+        }  # no proxy for loopback
+        monkeypatch.setenv("NO_PROXY", ONLY_THERE)
+        assert the_failed(check_network(listening.far_east)).check == NAME
 
 
 def test_a_proxy_variable_that_is_none(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "ftp://it:s3cret@proxy:21")
-    found = check_network(listening.east)
+    found = check_network(listening.far_east)
     assert the_failed(found).check == PROXY
     assert "s3cret" not in repr(found)
 
