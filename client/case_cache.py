@@ -17,28 +17,34 @@ from typing import Any
 import numpy as np
 
 from client.ingest.manifest import CaseRow
-from client.preparation import PreparedCase, prepare_case, settings_digest
+from client.preparation import PreparedCase, prepare_row, settings_digest
 from common.config.study import StudyConfig
 from common.errors import CaseError, Code
 from common.files import remove_abandoned, write_atomic
+from common.messages import TRAINING
 
 CACHE_FORMAT = 2
 """Raised when what is cached, or its meaning, changes."""
 
 
 class CaseCache:
-    """The prepared cases of one study.
+    """The prepared cases of one table of a study.
 
     Parameters
     ----------
     folder : Path
         May be shared by studies.
+    study : StudyConfig
+        With the landmarks that were learned: they are part of the key.
+    table : str
+        As in `common.messages.Prepare`.
     """
 
-    def __init__(self, folder: Path, study: StudyConfig) -> None:
+    def __init__(self, folder: Path, study: StudyConfig, table: str = TRAINING) -> None:
         self.folder = folder
         self.study = study
-        self._settings = f"{CACHE_FORMAT}\n{settings_digest(study)}"
+        self.table = table
+        self._settings = f"{CACHE_FORMAT}\n{settings_digest(study, table)}"
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
 
@@ -57,7 +63,7 @@ class CaseCache:
         found = _read(file, row.case_id)
         if found is None:
             try:
-                found = prepare_case(row, self.study)
+                found = prepare_row(row, self.study, self.table)
             except CaseError:
                 raise
             except Exception as error:  # see above; its sentence stays in the site's log

@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from client.study_at_site import PreparedStudy
+    from client.prepared_study import PreparedStudy
     from common.config.site import SiteConfig
     from common.config.study import StudyConfig
+    from common.messages import Landmarks
 
 site_app = typer.Typer(
     no_args_is_help=True, help="A hospital: check its cases, extract features, take part in studies."
@@ -131,7 +132,7 @@ def extract(
     """Extract the radiomics and clinical table of the first approved study into a local CSV."""
     config, studies = _load(site_file)
     prepared = _prepare(config, studies[0], Console())
-    data = prepared.opened().data
+    data = prepared.opened(prepared.landmarks).data
     table = data.features.beside(data.clinical)
     import pandas as pd
 
@@ -173,17 +174,28 @@ def _load(site_file: Path) -> tuple[SiteConfig, list[StudyConfig]]:
 
 
 def _prepare(config: SiteConfig, study: StudyConfig, console: Console) -> PreparedStudy:
-    from client.study_at_site import PreparedStudy
+    from client.prepared_study import PreparedStudy
     from common.journal import JsonLines
+    from common.messages import TRAINING, landmark_table_name
 
     prepared = PreparedStudy(study, config, JsonLines(config.state / "log.jsonl"))
+    waiting = [image.name for image in study.images if image.waiting]
+    for image in waiting:
+        _advance(prepared, landmark_table_name(image), {}, f"{study.name}: percentiles of {image}", console)
+    if waiting:
+        console.print(f"{', '.join(waiting)}: landmarks of this site's cases alone; the study's are not known yet")
+    _advance(prepared, TRAINING, prepared.own_landmarks(), f"{study.name}: cases", console)
+    return prepared
+
+
+def _advance(prepared: PreparedStudy, table: str, landmarks: Landmarks, label: str, console: Console) -> None:
     with _progress(console) as progress:
-        task = progress.add_task(f"{study.name}: cases", total=None)
-        while True:
-            count = prepared.prepare(1.0)
-            progress.update(task, completed=count.n_listed - count.n_pending, total=count.n_listed)
-            if not count.n_pending:
-                return prepared
+        task = progress.add_task(label, total=None)
+        n_pending = 1
+        while n_pending:
+            count = prepared.prepare(1.0, table, landmarks)
+            n_pending = count.n_pending
+            progress.update(task, completed=count.n_listed - n_pending, total=count.n_listed)
 
 
 def _page(report: Path, study: StudyConfig, studies: list[StudyConfig]) -> Path:
@@ -219,7 +231,7 @@ def _progress(console: Console) -> Progress:
 def _summary(config: SiteConfig, study: StudyConfig, prepared: PreparedStudy) -> Table:
     from common.config.loading import digest
 
-    count = prepared.prepare(0.0)
+    count = prepared.prepare(0.0, landmarks=prepared.landmarks)
     table = Table(title=f"site {config.site}, study {study.name}", show_header=False)
     table.add_row("study digest (SHA-256)", digest(study))
     table.add_row("cases listed", str(count.n_listed))

@@ -1,4 +1,7 @@
-"""From a row of the manifest to a prepared case: read, check, harmonise, extract, cut the patch."""
+"""From a row of the manifest to a prepared case: read, check, harmonise, extract, cut the patch.
+
+The rows of other tables that the study asks about (`common.messages.Prepare.table`) are measured here too.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,28 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from client.imaging import Case, apply
+from client.imaging.landmarks import landmark_row
 from client.imaging.patch import patch_pair
 from client.ingest.manifest import CaseRow
 from client.ingest.nifti import read_roi, read_volume
 from client.radiomics.extractor import extract, feature_names
+from client.radiomics.robustness import measure
 from client.radiomics.settings import preset
 from common.config.imaging import CheckRegistration
 from common.config.study import ImageConfig, PatchConfig, RadiomicsConfig, StudyConfig
 from common.errors import CaseError, Code
+from common.messages import TRAINING
 from common.version import versions
 from common.volume import grid_difference
+
+PERTURBATIONS = {"rotations_deg", "translations", "noise_repetitions", "volume_changes"}
+"""What of ``[robustness]`` shapes a measurement; the rest decides about it afterwards."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +54,26 @@ class PreparedCase:
 
 def study_feature_names(study: StudyConfig) -> tuple[str, ...]:
     """Names of the radiomics columns, the same at every site: ``image_feature``."""
-    return tuple(f"{entry.image}_{name}" for entry in study.radiomics for name in feature_names(preset(entry.preset)))
+    return tuple(name for entry in study.radiomics for name in table_names(study, entry.image))
 
 
-def settings_digest(study: StudyConfig) -> str:
+def table_names(study: StudyConfig, image: str) -> tuple[str, ...]:
+    """Names of the radiomics columns of one image."""
+    entries = [entry for entry in study.radiomics if entry.image == image]
+    return tuple(f"{image}_{name}" for entry in entries for name in feature_names(preset(entry.preset)))
+
+
+def settings_digest(study: StudyConfig, table: str = TRAINING) -> str:
     """SHA-256 of everything but the files that shapes a prepared case: the study's settings, and what computes."""
-    content = {
+    content: dict[str, Any] = {
         "versions": versions(),
         "images": [image.model_dump(mode="json") for image in study.images],
         "radiomics": [[entry.image, preset(entry.preset).model_dump(mode="json")] for entry in study.radiomics],
         "patch": study.patch.model_dump(mode="json") if study.patch else None,
     }
+    if table != TRAINING:
+        robustness = study.robustness.model_dump(mode="json", include=PERTURBATIONS) if study.robustness else None
+        content |= {"table": table, "seed": study.seed, "perturbations": robustness}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -75,8 +94,48 @@ def prepare_case(row: CaseRow, study: StudyConfig) -> PreparedCase:
     )
 
 
+def prepare_row(row: CaseRow, study: StudyConfig, table: str) -> PreparedCase:
+    """What a table needs of one case, in the place of features: percentiles, or features under each perturbation.
+
+    Parameters
+    ----------
+    table : str
+        One that the study has (`client.side_tables.require_table`).
+
+    Raises
+    ------
+    CaseError
+        As `prepare_case`; also where one of the repeats cannot be measured.
+    """
+    if table == TRAINING:
+        return prepare_case(row, study)
+    kind, _, name = table.partition(".")
+    image = next(image for image in study.images if image.name == name)
+    if kind == "landmarks":
+        found = landmark_row(read_image(row, image), image.steps, image=name)
+        return PreparedCase(row.case_id, found, None, ())
+    return PreparedCase(row.case_id, _repeats(_harmonised(row, image), study, name), None, ())
+
+
+def _repeats(case: Case, study: StudyConfig, image: str) -> npt.NDArray[np.float64]:
+    """Features under every perturbation, one after the other: (n_repeats * n_features,)."""
+    assert study.robustness is not None  # there is no such table otherwise
+    settings = preset(next(entry.preset for entry in study.radiomics if entry.image == image))
+    config, seed = study.robustness, study.seed
+    return measure(case.images[image], case.roi, settings, config, seed=seed, case_id=case.case_id).ravel()
+
+
 def _harmonised(row: CaseRow, image: ImageConfig) -> Case:
-    """One image and its ROI after the study's steps; with the image that it is registered with, where there is one."""
+    """One image and its ROI after the study's steps."""
+    case = read_image(row, image)
+    for step in image.steps:
+        case = apply(step, case, images=[image.name])
+    case.mask()
+    return case
+
+
+def read_image(row: CaseRow, image: ImageConfig) -> Case:
+    """One image and its ROI, with the image that it is registered with, where there is one."""
     references = [step.reference for step in image.steps if isinstance(step, CheckRegistration)]
     volumes = {
         name: read_volume(row.images[name].image, case_id=row.case_id)
@@ -88,11 +147,7 @@ def _harmonised(row: CaseRow, image: ImageConfig) -> Case:
     difference = grid_difference(volumes[drawn_on], roi)
     if difference:
         raise CaseError(row.case_id, f"{image.name}: the ROI's grid has {difference}", code=Code.GRID_MISMATCH)
-    case = Case(case_id=row.case_id, images=volumes, roi=roi)
-    for step in image.steps:
-        case = apply(step, case, images=[image.name])
-    case.mask()
-    return case
+    return Case(case_id=row.case_id, images=volumes, roi=roi)
 
 
 def _features(cases: Mapping[str, Case], entries: Sequence[RadiomicsConfig]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from client.draw_secret import draw_secret
-from client.study_at_site import PreparedStudy, StudyAtSite
+from client.prepared_study import NONE_LEARNED, PreparedStudy
+from client.side_tables import SideTable
+from client.study_at_site import StudyAtSite
 from common.codec import encode, encoded_size
 from common.config.loading import digest, error_code
 from common.config.site import SiteConfig
@@ -19,6 +21,7 @@ from common.messages import (
     Done,
     Finish,
     Hello,
+    Landmarks,
     Prepare,
     Refusal,
     Reply,
@@ -62,9 +65,13 @@ class Site:
             return Refusal(error.code)
         return reply
 
-    def opened(self, study_digest: str) -> StudyAtSite:
+    def opened(self, study_digest: str, landmarks: Landmarks = NONE_LEARNED) -> StudyAtSite:
         """An approved study on this site's cases, for those who stand inside the hospital."""
-        return self._approved(study_digest).opened()
+        return self._approved(study_digest).opened(landmarks)
+
+    def side_table(self, study_digest: str, table: str, landmarks: Landmarks = NONE_LEARNED) -> SideTable:
+        """As `opened`, for a table beside the training table."""
+        return self._approved(study_digest).side_table(table, landmarks)
 
     def close(self) -> None:
         """End the processes of studies that are still being prepared."""
@@ -93,12 +100,12 @@ class Site:
             return self._finish(request)
         study = self._approved(request.study_digest)
         if isinstance(request, Prepare):
-            return study.prepare(request.budget_s)
+            return study.answer_prepare(request)
         if isinstance(request, AskStatistic):
-            return study.opened().statistic(request)
+            return study.statistic(request)
         if isinstance(request, Train):
-            return study.opened().train(request)
-        return study.opened().evaluate(request)
+            return study.opened(request.landmarks).train(request)
+        return study.opened(request.landmarks).evaluate(request)
 
     def _approved(self, study_digest: str) -> PreparedStudy:
         study = self._require_approval(study_digest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,19 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from client.case_cache import CaseCache
-from client.dataset import Dataset, Rows, build_dataset, global_ids
-from client.ingest.manifest import read_manifest
-from client.preparation import study_feature_names
+from client.dataset import Dataset, Rows, global_ids
 from client.subgroups import sums_by_level
 from client.training.loop import ModelData, Position, TrainingData, predict, train
-from client.worklist import Worklist
 from common.arrays import Parameters, difference
-from common.config.site import SiteConfig
 from common.config.study import ScalarOutcomeConfig, StudyConfig, StudyModel
-from common.errors import CaseError, Code, GateError, MessageError, StatisticError
+from common.errors import Code, GateError, MessageError, StatisticError
 from common.evaluation import evaluation_sums
-from common.journal import JsonLines
 from common.messages import (
     AskStatistic,
     Evaluate,
@@ -221,54 +214,6 @@ def _key(fold: int, steps: Sequence[TableStep]) -> str:
     return sha.hexdigest()
 
 
-class PreparedStudy:
-    """The way from the manifest to a `StudyAtSite`: prepares case after case, then opens the study on them."""
-
-    def __init__(self, study: StudyConfig, config: SiteConfig, log: JsonLines, *, secret: str = "") -> None:
-        if config.site not in [entry.name for entry in study.sites]:
-            raise GateError(f"study {study.name} has no site {config.site}", code=Code.SITE_UNKNOWN)
-        self.study = study
-        self.config = config
-        self._secret = secret
-        self._opened: StudyAtSite | None = None
-        self._preparation = Worklist(
-            read_manifest(config.manifest, study, data=config.data, site=config.site),
-            CaseCache(config.state / "cache", study),
-            processes=config.processes,
-            note=lambda fault: _note(log, fault),
-        )
-
-    @property
-    def faults(self) -> tuple[CaseError, ...]:
-        """Why cases are left out, in sentences for this hospital."""
-        return tuple(self._preparation.faults)
-
-    def prepare(self, budget_s: float) -> Prepared:
-        """Go on with the pending cases and count."""
-        work = self._preparation
-        work.advance(budget_s)
-        names = study_feature_names(self.study) + self.study.clinical_names
-        schema = FeatureTable(np.zeros((0, len(names))), names, ()).schema_digest
-        exclusions = Counter(str(fault.code) for fault in work.faults)
-        counts = Prepared(work.n_listed, len(work.done), len(work.pending), dict(exclusions), schema, names)
-        return declared(counts, self.study, self.opened().data) if work.done and not work.pending else counts
-
-    def close(self) -> None:
-        """End the processes that prepare cases."""
-        self._preparation.close()
-
-    def opened(self) -> StudyAtSite:
-        """The study on all usable cases; after a restart this reads them from the cache first."""
-        if self._opened is None:
-            self._preparation.advance(float("inf"))
-            minimum = max(self.config.minimum_cases, self.study.privacy.minimum_cases)
-            trainer = Trainer(self.config.site, self.config.device, minimum, self._secret)
-            cases = list(self._preparation.done.values())
-            data = build_dataset(cases, self.study, site=self.config.site, minimum_cases=minimum)
-            self._opened = StudyAtSite(self.study, trainer, data)
-        return self._opened
-
-
 def declared(counts: Prepared, study: StudyConfig, data: Dataset) -> Prepared:
     """The counts with what the study has to agree on before its statistics: batches, and columns without any value."""
     trained_on = data.trains and study.table.combat is not None
@@ -279,7 +224,3 @@ def declared(counts: Prepared, study: StudyConfig, data: Dataset) -> Prepared:
         batches=tuple(sorted(set(data.batch))) if trained_on else (),
         absent=tuple(name for name, empty in zip(counts.feature_names, missing, strict=True) if empty),
     )
-
-
-def _note(log: JsonLines, fault: CaseError) -> None:
-    log.write("excluded", case=fault.case_id, code=fault.code, reason=fault.reason)

@@ -12,6 +12,7 @@ back between any two requests, and any request may be repeated.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -21,13 +22,33 @@ import numpy.typing as npt
 
 from common.arrays import Parameters
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Scalar = int | float | str | bool
 Value = Scalar | tuple[Scalar, ...] | npt.NDArray[np.generic]
 Values = Mapping[str, Value]
 Sums = Mapping[str, npt.NDArray[np.generic]]
 Split = Literal["train", "test"]
+Landmarks = Mapping[str, tuple[float, ...]]
+"""Nyul's landmarks that the study learned, by image. Every request carries them: a site could not harmonise without."""
+
+TRAINING = "training"
+_TABLE = re.compile(r"(training|(landmarks|repeats)\.[a-z][a-z0-9_-]{0,31})")
+
+
+def landmark_table_name(image: str) -> str:
+    """The table with the percentiles of an image, a case a row (`common.statistics.nyul`)."""
+    return f"landmarks.{image}"
+
+
+def repeat_table_name(image: str) -> str:
+    """The table with an image's features under perturbation, a case a row (`common.statistics.reliability`)."""
+    return f"repeats.{image}"
+
+
+def _require_table(table: str) -> None:
+    if not _TABLE.fullmatch(table):
+        raise ValueError(f"table {table[:50]!r}, expected {TRAINING}, landmarks.IMAGE or repeats.IMAGE")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +82,22 @@ class Prepare:
 
     Asked again until nothing is pending: no wait is long, the coordinator can show progress, and a site that was
     killed goes on where it was, because every finished case is cached.
+
+    Parameters
+    ----------
+    table : str
+        What is to be ready: ``training``, ``landmarks.IMAGE`` or ``repeats.IMAGE``.
+    landmarks : mapping of image to landmarks
+        Empty while they are learned.
     """
 
     study_digest: str
     budget_s: float = 5.0
+    table: str = TRAINING
+    landmarks: Landmarks = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require_table(self.table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +134,26 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class AskStatistic:
-    """One query (`common.statistics`) over the training cases of a fold, after the table steps learned so far."""
+    """One query (`common.statistics`) over the training cases of a fold, after the table steps learned so far.
+
+    Parameters
+    ----------
+    table : str
+        The table that the query is put to, as in `Prepare`; steps belong to the training table alone.
+    """
 
     study_digest: str
     fold: int
     kind: str
     values: Values
     table_steps: tuple[TableStep, ...] = ()
+    table: str = TRAINING
+    landmarks: Landmarks = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require_table(self.table)
+        if self.table != TRAINING and self.table_steps:
+            raise ValueError(f"table {self.table} takes no steps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +174,7 @@ class Train:
     round_number: int
     parameters: Parameters
     table_steps: tuple[TableStep, ...] = ()
+    landmarks: Landmarks = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.round_number < 1:
@@ -181,6 +228,7 @@ class Evaluate:
     parameters: Parameters
     table_steps: tuple[TableStep, ...] = ()
     solution: tuple[TableStep, ...] = ()
+    landmarks: Landmarks = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

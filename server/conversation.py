@@ -6,13 +6,23 @@ Every question of the study goes through `Conversation`, so that bytes, refusals
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from common.errors import Code, FederationError
 from common.federation import Answer, Federation
 from common.journal import JsonLines
-from common.messages import ANSWER_OF, Refusal, Reply, Request
+from common.messages import (
+    ANSWER_OF,
+    AskStatistic,
+    Evaluate,
+    Landmarks,
+    Prepare,
+    Refusal,
+    Reply,
+    Request,
+    Train,
+)
 
 ATTEMPTS = 3
 """How often a silent site is asked the same before the study goes on, or stops, without it."""
@@ -40,17 +50,27 @@ class Conversation:
     federation : Federation
     journal : JsonLines
         Receives one line an answer (kind, bytes, seconds) and one a refusal: the data flow of the report.
+    landmarks : mapping of image to landmarks, optional
+        Nyul's, as learned; put into every request that is about prepared cases.
     """
 
-    def __init__(self, federation: Federation, journal: JsonLines, study_digest: str) -> None:
+    def __init__(
+        self, federation: Federation, journal: JsonLines, study_digest: str, landmarks: Landmarks | None = None
+    ) -> None:
         self.federation = federation
         self.journal = journal
         self.study_digest = study_digest
+        self.landmarks: Landmarks = landmarks or {}
+
+    def working_with(self, landmarks: Landmarks) -> Conversation:
+        """The conversation on images that are standardised by these landmarks."""
+        return Conversation(self.federation, self.journal, self.study_digest, landmarks)
 
     def ask(
         self, requests: Mapping[str, Request], expected: type[Expected], *, deadline_s: float, phase: str
     ) -> Iterator[tuple[str, Expected | Refused]]:
         """Ask each site once; in sorted order of sites, its reply or its refusal."""
+        requests = {site: self._complete(request) for site, request in requests.items()}
         for answer in self.federation.ask(requests, deadline_s=deadline_s):
             reply = answer.reply
             if not isinstance(reply, Refusal) and type(reply) is not ANSWER_OF[type(requests[answer.site])]:
@@ -109,6 +129,11 @@ class Conversation:
             code = Code(codes.pop()) if len(codes) == 1 and codes <= set(Code) else None
             raise FederationError(f"{phase}: {'; '.join(map(str, refused))}", code=code)
         return replies
+
+    def _complete(self, request: Request) -> Request:
+        if self.landmarks and isinstance(request, Prepare | AskStatistic | Train | Evaluate):
+            return replace(request, landmarks=self.landmarks)
+        return request
 
     def _record(self, answer: Answer, request: Request, reply: Reply, phase: str) -> None:
         self.journal.write(

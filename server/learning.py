@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from common.config.study import StudyConfig
 from common.errors import FederationError
-from common.messages import AskStatistic, StatisticSums, Sums
+from common.messages import TRAINING, AskStatistic, StatisticSums, Sums
 from common.statistics import encode_query
 from common.statistics.procedure import Procedure, Query, run
 from common.statistics.table_steps import Step, encode_steps
@@ -26,6 +26,8 @@ class Learner:
     ----------
     phase : str
         Under which the messages are counted.
+    table : str
+        Which of the sites' tables is asked (`common.messages.AskStatistic`).
     """
 
     study: StudyConfig
@@ -33,6 +35,7 @@ class Learner:
     fold: int
     conversation: Conversation
     phase: str = "statistics"
+    table: str = TRAINING
 
     def learn(self, procedure: Procedure[Result], steps: Sequence[Step]) -> Result:
         """The result of a procedure on the table that ``steps`` leave."""
@@ -47,6 +50,7 @@ class Learner:
             kind=kind,
             values=values,
             table_steps=encode_steps(steps),
+            table=self.table,
         )
         replies = self.conversation.all_of(
             dict.fromkeys(self.course.trainers, request),

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 
 from client.dataset import Dataset
+from client.side_tables import SideTable
 from client.site import Site
 from client.study_at_site import StudyAtSite, Trainer, declared
 from common.config.loading import digest
 from common.config.study import StudyConfig
 from common.errors import Code, FedradError
 from common.messages import (
+    TRAINING,
     AskStatistic,
     Done,
     Evaluate,
     Finish,
     Hello,
+    Landmarks,
     Prepare,
     Prepared,
     Refusal,
@@ -45,40 +48,54 @@ class PooledSite:
     def __init__(self, study: StudyConfig, sites: Sequence[Site]) -> None:
         self._study = study
         self._sites = sites
+        self._study_here: StudyAtSite | None = None
+        self._landmarks: Landmarks = {}
 
     def answer(self, request: Request) -> Reply:
         try:
             if isinstance(request, Hello):
                 return Welcome(POOLED, versions())
-            if isinstance(request, Prepare):
-                return self._prepared()
-            if isinstance(request, AskStatistic):
-                return self._opened.statistic(request)
-            if isinstance(request, Train):
-                return self._opened.train(request)
-            if isinstance(request, Evaluate) and request.split == "train":
-                return self._opened.evaluate(request)  # calibration; test cases are scored at their hospitals
             if isinstance(request, Finish):
                 return Done()
+            return self._about_cases(request)
         except FedradError as error:
             return Refusal(error.code)
+
+    def _about_cases(self, request: Prepare | AskStatistic | Train | Evaluate) -> Reply:
+        if isinstance(request, Prepare | AskStatistic) and request.table != TRAINING:
+            side = self._side_table(request.table, request.landmarks)
+            if isinstance(request, AskStatistic):
+                return side.statistic(request, minimum_cases=self._study.privacy.minimum_cases)
+            table = side.cohort.table
+            return Prepared(table.n_cases, table.n_cases, 0, {}, table.schema_digest, table.names)
+        if self._landmarks != request.landmarks or self._study_here is None:
+            self._study_here, self._landmarks = self._pooled(request.landmarks), request.landmarks
+        if isinstance(request, Prepare):
+            return self._prepared(self._study_here.data)
+        if isinstance(request, AskStatistic):
+            return self._study_here.statistic(request)
+        if isinstance(request, Train):
+            return self._study_here.train(request)
+        if request.split == "train":
+            return self._study_here.evaluate(request)  # calibration; test cases are scored at their hospitals
         return Refusal(Code.GATE)
 
-    def _prepared(self) -> Prepared:
-        data = self._opened.data
+    def _prepared(self, data: Dataset) -> Prepared:
         names = data.features.names + data.clinical.names
         schema = FeatureTable(np.zeros((0, len(names))), names, ()).schema_digest
         n = data.features.n_cases
         return declared(Prepared(n, n, 0, {}, schema, names), self._study, data)
 
-    @cached_property
-    def _opened(self) -> StudyAtSite:
+    def _pooled(self, landmarks: Landmarks) -> StudyAtSite:
         key = digest(self._study)
-        parts = [site.opened(key).data for site in self._sites]
+        parts = [(site.config.site, site.opened(key, landmarks).data) for site in self._sites]
         trainer = Trainer(POOLED, self._sites[0].config.device, self._study.privacy.minimum_cases)
-        return StudyAtSite(
-            self._study, trainer, pool([(s.config.site, d) for s, d in zip(self._sites, parts, strict=True)])
-        )
+        return StudyAtSite(self._study, trainer, pool(parts))
+
+    def _side_table(self, table: str, landmarks: Landmarks) -> SideTable:
+        key = digest(self._study)
+        parts = [site.side_table(key, table, landmarks) for site in self._sites]
+        return pool_side_tables(parts)
 
 
 def pool(parts: Sequence[tuple[str, Dataset]]) -> Dataset:
@@ -94,10 +111,23 @@ def pool(parts: Sequence[tuple[str, Dataset]]) -> Dataset:
         batch=tuple(batch for part in data for batch in part.batch),
         tested_in=np.concatenate([part.tested_in for part in data]),
         trains=True,
-        labels={
-            column: tuple(label for part in data for label in part.labels[column]) for column in data[0].labels
-        },
+        labels={column: tuple(label for part in data for label in part.labels[column]) for column in data[0].labels},
     )
+
+
+def pool_side_tables(parts: Sequence[SideTable]) -> SideTable:
+    """The rows of all parts in one table; their ids have their site's name already."""
+    cohorts = [part.cohort for part in parts]
+    names = cohorts[0].table.names
+    ids = tuple(case_id for cohort in cohorts for case_id in cohort.table.case_ids)
+    pooled = replace(
+        cohorts[0],
+        table=FeatureTable(np.vstack([cohort.table.values for cohort in cohorts]), names, ids),
+        clinical=FeatureTable(np.zeros((len(ids), 0)), (), ids),
+        outcome=_pool_outcomes([cohort.outcome for cohort in cohorts]),
+        batch=tuple(batch for cohort in cohorts for batch in cohort.batch),
+    )
+    return SideTable(pooled, np.concatenate([part.tested_in for part in parts]), parts[0].n_folds)
 
 
 def _pool_outcomes(parts: Sequence[Outcome]) -> Outcome:

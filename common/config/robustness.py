@@ -64,3 +64,15 @@ class RobustnessConfig(Frozen):
         """How often each case is measured."""
         repeats = max(self.noise_repetitions, 1)
         return len(self.rotations_deg) * len(self.translations) * len(self.volume_changes) * repeats
+
+
+class StudyRobustnessConfig(RobustnessConfig):
+    """``[robustness]`` of a study: features below ``minimum_icc`` leave the table before anything else is learned.
+
+    Parameters
+    ----------
+    most_cases : int
+        Training cases that a hospital measures under perturbation; each costs ``n_perturbations`` extractions.
+    """
+
+    most_cases: Annotated[int, Field(ge=2, le=1000)] = 50

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from common.config.fields import ColumnName, Fraction, Name, Pattern
-from common.config.imaging import ImagingStep, Modality, step_faults
+from common.config.imaging import ImagingStep, Modality, Nyul, step_faults
 from common.config.loading import Check, Frozen, refuse, require
+from common.config.robustness import StudyRobustnessConfig
 from common.config.study_rules import STUDY_RULES, pattern_faults, rising
 from common.config.table import TableConfig
 from common.models import ModelConfig, ModelInputs
@@ -116,6 +117,11 @@ class ImageConfig(Frozen):
     def _patterns_and_steps(self) -> ImageConfig:
         refuse([*pattern_faults(self), *step_faults(self.steps, modality=self.modality)])
         return self
+
+    @property
+    def waiting(self) -> Nyul | None:
+        """The ``nyul`` step whose landmarks the study learns before it measures anything; None where there is none."""
+        return next((step for step in self.steps if isinstance(step, Nyul) and step.landmarks is None), None)
 
 
 class ClinicalConfig(Frozen):
@@ -339,6 +345,7 @@ class StudyConfig(Frozen):
     radiomics: tuple[RadiomicsConfig, ...] = ()
     patch: PatchConfig | None = None
     split: SplitConfig = HoldoutConfig()
+    robustness: StudyRobustnessConfig | None = None
     table: TableConfig = TableConfig()
     models: Annotated[tuple[StudyModel, ...], Field(min_length=1)]
     federated: FederatedConfig = FederatedConfig()

@@ -72,8 +72,6 @@ def _steps(study: StudyConfig) -> Iterator[str]:
             if step.kind == "check_registration" and step.reference not in known - {image.name}:
                 others = ", ".join(sorted(known - {image.name})) or "none"
                 yield f"images {image.name}: check_registration names {step.reference}, other images are: {others}"
-            if step.kind == "nyul" and step.landmarks is None:
-                yield f"images {image.name}: nyul needs landmarks; a study's own rounds do not learn them"
 
 
 def _resegmented(study: StudyConfig) -> Iterator[str]:
@@ -93,6 +91,16 @@ def _presets(study: StudyConfig) -> Iterator[str]:
     known = preset_names()
     for name in sorted({entry.preset for entry in study.radiomics} - set(known)):
         yield f"radiomics: no preset {name}; there are {', '.join(known)}"
+
+
+def _robustness(study: StudyConfig) -> Iterator[str]:
+    if study.robustness is None:
+        return
+    if not study.radiomics:
+        yield "robustness: there are no [[radiomics]] to measure under perturbation"
+    if study.robustness.most_cases < study.privacy.minimum_cases:
+        most, minimum = study.robustness.most_cases, study.privacy.minimum_cases
+        yield f"robustness.most_cases: {most} is below privacy.minimum_cases = {minimum}, so nothing could leave"
 
 
 def _patch(study: StudyConfig) -> Iterator[str]:
@@ -234,6 +242,7 @@ STUDY_RULES = (
     Check(("radiomics", "images"), _radiomics),
     Check(("radiomics", "images"), _resegmented),
     Check(("radiomics",), _presets),
+    Check(("robustness", "radiomics", "privacy"), _robustness),
     Check(("patch", "images"), _patch),
     Check(("models",), _model_names),
     Check(("models", "patch"), _image_models),

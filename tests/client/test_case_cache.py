@@ -15,7 +15,7 @@ import pytest
 from client import case_cache
 from client.case_cache import CaseCache
 from client.ingest.manifest import CaseRow, ImagePaths, read_manifest
-from client.preparation import PreparedCase, prepare_case
+from client.preparation import PreparedCase, prepare_row
 from client.worklist import Worklist
 from common.config.study import StudyConfig
 from common.errors import CaseError, Code, StateError
@@ -24,20 +24,20 @@ from tests.client.cases import STUDY, nodule, row, study, write_case, write_mani
 
 
 class Counter:
-    """Stands in for `prepare_case` and counts."""
+    """Stands in for `prepare_row` and counts."""
 
     def __init__(self) -> None:
         self.cases: list[str] = []
 
-    def __call__(self, case: CaseRow, of: StudyConfig) -> PreparedCase:
+    def __call__(self, case: CaseRow, of: StudyConfig, table: str) -> PreparedCase:
         self.cases.append(case.case_id)
-        return prepare_case(case, of)
+        return prepare_row(case, of, table)
 
 
 @pytest.fixture
 def extractions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     counter = Counter()
-    monkeypatch.setattr(case_cache, "prepare_case", counter)
+    monkeypatch.setattr(case_cache, "prepare_row", counter)
     return counter.cases
 
 
@@ -145,10 +145,10 @@ def test_a_fault_is_not_kept(tmp_path: Path, case: CaseRow):
 def test_whatever_a_library_raises_is_a_fault_of_the_one_case(
     tmp_path: Path, case: CaseRow, monkeypatch: pytest.MonkeyPatch
 ):
-    def broken(_case: CaseRow, _study: StudyConfig) -> PreparedCase:
+    def broken(_case: CaseRow, _study: StudyConfig, _table: str) -> PreparedCase:
         raise ZeroDivisionError("deep inside")
 
-    monkeypatch.setattr(case_cache, "prepare_case", broken)
+    monkeypatch.setattr(case_cache, "prepare_row", broken)
     with pytest.raises(CaseError, match="case p1: ZeroDivisionError: deep inside") as caught:
         cache(tmp_path).get(case)
     assert caught.value.code == Code.INTERNAL

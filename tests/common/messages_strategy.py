@@ -44,6 +44,8 @@ PARAMETERS = st.dictionaries(NAMES, FLOAT_ARRAYS, max_size=4).map(Parameters)
 STEPS = st.lists(st.builds(TableStep, NAMES, VALUES), max_size=2).map(tuple)
 EVENTS = st.lists(st.builds(PrivacyEvent, NAMES, FLOATS, FLOATS, COUNTS), max_size=2).map(tuple)
 COUNTED = st.dictionaries(NAMES, COUNTS, max_size=3)
+TABLES = st.sampled_from(["training", "landmarks.t1", "repeats.ct-2"])
+LANDMARKS = st.dictionaries(NAMES, st.lists(FLOATS, max_size=4).map(tuple), max_size=2)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -55,13 +57,14 @@ def _prepared(usable: int, pending: int, exclusions: Mapping[str, int], names: l
 MESSAGES = st.one_of(
     st.builds(Hello, NAMES, st.dictionaries(NAMES, NAMES, max_size=3), COUNTS),
     st.builds(Welcome, NAMES, st.dictionaries(NAMES, NAMES, max_size=3)),
-    st.builds(Prepare, NAMES, FLOATS),
+    st.builds(Prepare, NAMES, FLOATS, TABLES, LANDMARKS),
     st.builds(_prepared, COUNTS, COUNTS, COUNTED, st.lists(NAMES, max_size=3)),
-    st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, STEPS),
+    st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, STEPS, st.just("training"), LANDMARKS),
+    st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, st.just(()), TABLES, LANDMARKS),
     st.builds(StatisticSums, COUNTS, SUMS),
-    st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS),
+    st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS, LANDMARKS),
     st.builds(LocalUpdate, NAMES, COUNTS, st.integers(1, 10**6), PARAMETERS, FINITE, EVENTS),
-    st.builds(Evaluate, NAMES, COUNTS, NAMES, st.sampled_from(["train", "test"]), PARAMETERS, STEPS),
+    st.builds(Evaluate, NAMES, COUNTS, NAMES, st.sampled_from(["train", "test"]), PARAMETERS, STEPS, STEPS, LANDMARKS),
     st.builds(EvaluationSums, NAMES, COUNTS, SUMS),
     st.builds(Finish, NAMES, st.sampled_from(["completed", "aborted"])),
     st.just(Done()),
