@@ -45,7 +45,7 @@ steps = [{ kind = "resample", spacing_mm = [4.0, 4.0, 3.27] }]
 
 [table]
 impute = "median"
-combat = { covariates = ["age_years"], unseen_sites = "adapt" }
+combat = { batch = "pet_voxel_mm", covariates = ["age_years"], unseen_sites = "adapt", confounded = "without_outcome" }
 selection = [
   { kind = "correlation", largest = 0.9 },
   { kind = "mrmr", keep = 5 },
@@ -71,9 +71,11 @@ def test_federated_and_pooled_end_alike_on_sarcomas(tmp_path: Path):
     opened = open_run(study_file, tmp_path / "run", resume=False)
     simulate(study, Cohort(DATA / "cases.csv", DATA), out=tmp_path / "run", journal=opened.journal)
     store = CheckpointStore(tmp_path / "run" / "checkpoints", digest(study))
-    for fold in range(3):
+    batches = ("east/3.9", "east/4.68", "north/5.46", "south/5.46")
+    for fold, left_out in enumerate(("east", "north", "south")):
         steps = {c: steps_from_unit(store.load(f"table.{c}.fold{fold}")) for c in ("federated", "pooled")}
         combat = {c: next(s for s in found if isinstance(s, CombatModel)) for c, found in steps.items()}
+        assert combat["federated"].batches == tuple(b for b in batches if not b.startswith(left_out))
         np.testing.assert_allclose(combat["federated"].gamma_star, combat["pooled"].gamma_star, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(combat["federated"].delta_star, combat["pooled"].delta_star, rtol=1e-6)
         for model in ("ridge", "boosting"):
