@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,15 +14,26 @@ import pytest
 from common.config.loading import digest, load
 from common.config.study import StudyConfig
 from common.journal import JsonLines
-from server.checkpoint import CheckpointStore
+from server.checkpoint import CheckpointStore, Unit
 from server.opening import open_run
 from server.training import TrainingState
 from simulations.consortium import COORDINATOR, Consortium, free_port, last_lines
 from simulations.parties import Parties, Separation
 from simulations.run import Cohort, simulate
-from tests.small_study import N_CASES, write_cohort, write_study
+from tests.small_study import N_CASES, STUDY, write_cohort, write_study
 
 END_S = 120.0
+
+HARMONISED = """
+[table]
+combat = {}
+selection = [{ kind = "univariate", keep = 10 }]
+
+[[models]]
+name = "ridge"
+model = { kind = "ridge", penalty = 0.1 }
+"""
+"""Questions of the statistics phase: features of the trained model are harmonised, and a model is solved."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +44,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 @pytest.fixture(scope="module")
 def in_process(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("in-process")
-    study_file, study = write_study(folder)
+    study_file, study = write_study(folder, STUDY + HARMONISED)
     opened = open_run(study_file, folder / "run", resume=False)
     simulate(study, cohort, out=folder / "run", journal=opened.journal, baselines=False)
     return final_digests(folder / "run", study)
@@ -40,7 +53,7 @@ def in_process(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.fixture
 def consortium(cohort: Cohort, tmp_path: Path) -> Consortium:
     """Three hospitals that hold their own cases, and a coordinator; nothing runs yet."""
-    study_file, _ = write_study(tmp_path)
+    study_file, _ = write_study(tmp_path, STUDY + HARMONISED)
     made = Consortium(tmp_path, tuple(sorted(N_CASES)), f"127.0.0.1:{free_port()}", Separation("folders"))
     made.coordinator.mkdir()
     for name in made.hospitals:
@@ -63,9 +76,23 @@ def parties() -> Iterator[Parties]:
 
 
 def final_digests(folder: Path, study: StudyConfig) -> dict[str, str]:
+    """Of the trained parameters, and of what statistics ended in: the table's steps and the solved model."""
     store = CheckpointStore(folder / "checkpoints", digest(study))
-    units = {name: store.load(name) for name in store.names() if name.startswith("training.")}
-    return {name: TrainingState.from_unit(unit).parameters.digest() for name, unit in units.items() if unit}
+    found = {}
+    for name in store.names():
+        unit = store.load(name)
+        if unit is not None and name.startswith("training."):
+            found[name] = TrainingState.from_unit(unit).parameters.digest()
+        elif unit is not None and name.startswith(("table.", "solution.")):
+            found[name] = digest_of(unit)
+    return found
+
+
+def digest_of(unit: Unit) -> str:
+    sha = hashlib.sha256(json.dumps(unit.values, sort_keys=True).encode())
+    for name in sorted(unit.arrays):
+        sha.update(f"{name} {unit.arrays[name].shape} ".encode() + unit.arrays[name].tobytes())
+    return sha.hexdigest()
 
 
 def start_all(consortium: Consortium, parties: Parties) -> None:
