@@ -106,7 +106,11 @@ class ForestQuery:
         counts = np.zeros((*self.columns.shape, self.edges.shape[1] + 1, len(self.classes)), dtype=np.int64)
         for i, rows, _ in self._rows_of_leaves(cohort, site):
             counts[i] = site.group_counts(rows, self.columns[i])
-        return counts
+        if not self.batches:
+            return counts
+        # trees of the other batches, taken from a tree of all cases, stand for a batch that no tree was dealt to
+        _, sizes = np.unique(np.array(cohort.batch), return_counts=True)
+        return np.concatenate([counts.ravel(), sizes.astype(np.int64)])
 
     def _labels(self, cohort: Cohort) -> tuple[Indices, tuple[str, ...]]:
         labels, classes = class_labels(cohort)

@@ -16,7 +16,7 @@ from tests.common.statistics.survival_cohorts import survival_cohort
 NAMES = tuple(f"feature-{j:03d}" for j in range(4))
 STANDARD = (np.full(4, 0.5), np.full(4, 2.0))
 
-EDGES = np.tile(np.array([-5.0, 0.0, 5.0]), (4, 1))
+EDGES = np.tile(np.array([-1.0, 0.0, 1.0]), (4, 1))
 TREES = tuple(np.array(numbers) for numbers in ([0, 1], [-1, 2, -1, -1], [0, 1, 0, 0], [0, 2, 0, 0]))
 
 MODEL_EXAMPLES: tuple[Query, ...] = (
