@@ -76,7 +76,7 @@ def prepare(
         Where a training hospital lacks a column and the study does not drop it: names both.
     """
     counts = measured(study, sites, conversation)
-    _require_one_schema(counts)
+    require_one_schema(counts)
     values = {site: _counted(count) for site, count in counts.items()}
     _require_same_cases(values, store.load("preparation"))
     store.save("preparation", Unit({}, {"sites": values, "versions": versions()}))
@@ -113,7 +113,8 @@ def _counted(count: Prepared) -> dict[str, object]:
     return {"n_listed": count.n_listed, "n_usable": count.n_usable, "exclusions": dict(count.exclusions)}
 
 
-def _require_one_schema(counts: Mapping[str, Prepared]) -> None:
+def require_one_schema(counts: Mapping[str, Prepared]) -> None:
+    """FederationError where sites measured different columns."""
     schemas: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for site, count in counts.items():
         schemas.setdefault((count.feature_schema, count.feature_names), []).append(site)

@@ -21,6 +21,7 @@ from server.conversation import Conversation
 from server.courses import Course
 from server.harmonisation import Harmonisation, harmonise
 from server.learning import Learner
+from server.robustness import robust_features
 from server.selection import Selected, select, selection_unit
 
 
@@ -57,11 +58,14 @@ def table_of(
     name = f"table.{course.name}.fold{fold}"
     saved = store.load(name)
     if saved is None:
-        learned = learn_table(study, names, course, fold, conversation, batches=batches)
+        robust = robust_features(study, course, fold, conversation, store)
+        left = names if robust is None else robust.left_of(names)
+        learned = learn_table(study, left, course, fold, conversation, batches=batches)
         if learned.harmonisation is not None:
             store.save(f"harmonisation.{course.name}.fold{fold}", learned.harmonisation.to_unit())
-        if learned.selected:
-            store.save(f"selection.{course.name}.fold{fold}", selection_unit(learned.selected))
+        selected = learned.selected if robust is None else (robust.selected(), *learned.selected)
+        if selected:
+            store.save(f"selection.{course.name}.fold{fold}", selection_unit(selected))
         saved = steps_to_unit(learned.steps)
         store.save(name, saved)
         conversation.journal.write("table", course=course.name, fold=fold)

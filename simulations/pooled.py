@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from client.dataset import Dataset
+from client.preparation import table_names
 from client.side_tables import SideTable
 from client.site import Site
 from client.study_at_site import StudyAtSite, Trainer, declared
@@ -66,12 +67,14 @@ class PooledSite:
             side = self._side_table(request.table, request.landmarks)
             if isinstance(request, AskStatistic):
                 return side.statistic(request, minimum_cases=self._study.privacy.minimum_cases)
-            table = side.cohort.table
-            return Prepared(table.n_cases, table.n_cases, 0, {}, table.schema_digest, table.names)
+            names = table_names(self._study, request.table.partition(".")[2])
+            return _counted(side.cohort.table.n_cases, names)
         if self._landmarks != request.landmarks or self._study_here is None:
             self._study_here, self._landmarks = self._pooled(request.landmarks), request.landmarks
         if isinstance(request, Prepare):
-            return self._prepared(self._study_here.data)
+            data = self._study_here.data
+            counts = _counted(data.features.n_cases, data.features.names + data.clinical.names)
+            return declared(counts, self._study, data)
         if isinstance(request, AskStatistic):
             return self._study_here.statistic(request)
         if isinstance(request, Train):
@@ -79,12 +82,6 @@ class PooledSite:
         if request.split == "train":
             return self._study_here.evaluate(request)  # calibration; test cases are scored at their hospitals
         return Refusal(Code.GATE)
-
-    def _prepared(self, data: Dataset) -> Prepared:
-        names = data.features.names + data.clinical.names
-        schema = FeatureTable(np.zeros((0, len(names))), names, ()).schema_digest
-        n = data.features.n_cases
-        return declared(Prepared(n, n, 0, {}, schema, names), self._study, data)
 
     def _pooled(self, landmarks: Landmarks) -> StudyAtSite:
         key = digest(self._study)
@@ -96,6 +93,10 @@ class PooledSite:
         key = digest(self._study)
         parts = [site.side_table(key, table, landmarks) for site in self._sites]
         return pool_side_tables(parts)
+
+
+def _counted(n: int, names: tuple[str, ...]) -> Prepared:
+    return Prepared(n, n, 0, {}, FeatureTable(np.zeros((0, len(names))), names, ()).schema_digest, names)
 
 
 def pool(parts: Sequence[tuple[str, Dataset]]) -> Dataset:

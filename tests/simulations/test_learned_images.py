@@ -11,20 +11,24 @@ import pytest
 from client.dataset import assign_folds
 from client.imaging.landmarks import landmark_row, with_all_landmarks
 from client.ingest.manifest import read_manifest
-from client.preparation import prepare_case, read_image
+from client.preparation import prepare_case, prepare_row, read_image, table_names
+from client.side_tables import repeated_cases
 from client.site import Site
 from common.config.loading import digest
 from common.config.study import StudyConfig
-from common.errors import Code, FederationError
+from common.errors import Code, FederationError, StatisticError
 from common.journal import JsonLines
 from common.messages import AskStatistic, Evaluate, Landmarks, Prepare, Refusal, Reply, Request, Train
 from common.statistics import encode_query
 from common.statistics.moments import MomentQuery
 from common.statistics.nyul import landmark_names, on_scale
+from common.statistics.table_steps import Keep
 from server.checkpoint import CheckpointStore
 from server.opening import open_run
+from server.robustness import RobustFeatures
+from server.selection import selected_of_unit
 from server.standardisation import LANDMARKS, landmarks_of_unit
-from server.table import entries_from_unit
+from server.table import entries_from_unit, steps_from_unit
 from server.training import TrainingState
 from simulations.run import Cohort, simulate, split_cohort
 from tests.small_study import STUDY, write_cohort, write_study
@@ -142,6 +146,112 @@ def test_interrupted_and_resumed_ends_alike(
     assert learned(tmp_path, NYUL) == learned(standardised, NYUL)
     undisturbed = finals(the_study(standardised, NYUL)[1])
     assert finals(store) == {name: value for name, value in undisturbed.items() if ".federated." in name}
+
+
+ROBUST = (
+    STUDY[: STUDY.index('[[models]]\nname = "cnn"')]
+    + """
+[robustness]
+rotations_deg = [-8, 8]
+translations = [0.5]
+noise_repetitions = 1
+volume_changes = [-0.15, 0.15]
+minimum_icc = 0.8
+decides = "point"
+most_cases = 6
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def robust(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study that keeps robust features, with the pooled and local-only courses."""
+    folder = tmp_path_factory.mktemp("robust")
+    run(cohort, folder, ROBUST.replace("local_only = false", "local_only = true"), baselines=True)
+    return folder
+
+
+def robust_of(folder: Path, course: str) -> RobustFeatures:
+    study, store = the_study(folder, ROBUST.replace("local_only = false", "local_only = true"))
+    unit = store.load(f"robustness.{course}.fold0")
+    assert unit is not None
+    assert study.robustness is not None
+    return RobustFeatures.from_unit(unit, study.robustness)
+
+
+def test_reliability_is_that_of_all_repeats_in_one_place(cohort: Cohort, robust: Path):
+    """By the definition of the one-way intraclass correlation, on repeats that are measured here."""
+    study, _ = the_study(robust, ROBUST)
+    config = study.robustness
+    assert config is not None
+    tables = []
+    for name, site in sites_of(study, cohort, robust).items():
+        data = site.opened(digest(study)).data
+        chosen = repeated_cases(data.features.case_ids, data.tested_in, study)
+        assert len(chosen) == config.most_cases
+        training = {data.features.case_ids[i] for i in data.rows(0, "train")}
+        assert training.issuperset(chosen)
+        manifest = read_manifest(site.config.manifest, study, data=cohort.data, site=name)
+        rows = [row for row in manifest.rows if row.case_id in set(chosen)]
+        tables += [prepare_row(row, study, "repeats.ct").features.reshape(config.n_perturbations, -1) for row in rows]
+    values = np.stack(tables)
+    n, k, _ = values.shape
+    assert (n, k) == (18, 4)
+    between = k * values.mean(axis=1).var(axis=0, ddof=1)
+    within = values.var(axis=1, ddof=1).mean(axis=0)
+    names = table_names(study, "ct")
+    found = robust_of(robust, "federated").reliability
+    expected = dict(zip(names, (between - within) / (between + (k - 1) * within + 1e-300), strict=True))
+    for feature in found.features:
+        assert feature.icc == pytest.approx(expected[feature.feature], abs=1e-8)
+        assert feature.n_cases == n
+    assert len(found.features) + len(found.undefined) == len(names)
+
+
+def test_features_below_the_limit_leave_the_table_and_are_reported(robust: Path):
+    found = robust_of(robust, "federated")
+    assert len(found.kept) > 5
+    assert len(found.dropped) > 5
+    store = the_study(robust, ROBUST.replace("local_only = false", "local_only = true"))[1]
+    table = store.load("table.federated.fold0")
+    assert table is not None
+    first = steps_from_unit(table)[0]
+    assert isinstance(first, Keep)
+    assert set(first.names) - {"age_years"} <= found.kept
+    assert "age_years" in first.names
+    selection = store.load("selection.federated.fold0")
+    assert selection is not None
+    shown = selected_of_unit(selection)[0]
+    assert (shown.kind, set(shown.names)) == ("robustness", found.kept)
+    assert all(value >= 0.8 for value in shown.values.values())
+    notes = [line["text"] for line in JsonLines(robust / "run" / "events.jsonl").read() if line["event"] == "note"]
+    assert any(f"federated, fold 0: {len(found.kept)} features are robust" in note for note in notes)
+
+
+def test_every_course_learns_robustness_from_its_own_trainers(robust: Path):
+    federated, pooled, east = (robust_of(robust, name) for name in ("federated", "pooled", "local-east"))
+    assert pooled.kept == federated.kept
+    for ours, theirs in zip(federated.reliability.features, pooled.reliability.features, strict=True):
+        assert ours.icc == pytest.approx(theirs.icc, abs=1e-9)
+        assert ours.lower == pytest.approx(theirs.lower, abs=1e-9)
+    assert {f.n_cases for f in east.reliability.features} == {6}
+
+
+@pytest.mark.parametrize("stop_at", [("preparing", 4), ("note", 1), ("round", 2)])
+def test_robustness_interrupted_and_resumed_ends_alike(
+    cohort: Cohort, robust: Path, tmp_path: Path, stop_at: tuple[str, int]
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, tmp_path, ROBUST, stop_at=stop_at, baselines=False)
+    store = run(cohort, tmp_path, ROBUST, resume=True, baselines=False)
+    undisturbed = finals(the_study(robust, ROBUST.replace("local_only = false", "local_only = true"))[1])
+    assert finals(store) == {name: value for name, value in undisturbed.items() if ".federated." in name}
+
+
+def test_a_limit_that_nothing_reaches_stops_the_study(cohort: Cohort, tmp_path: Path):
+    text = ROBUST.replace("minimum_icc = 0.8", "minimum_icc = 0.99999999")
+    with pytest.raises(StatisticError, match=r"course federated: none of .* features has an ICC of at least 1"):
+        run(cohort, tmp_path, text, baselines=False)
 
 
 def code_of(reply: Reply) -> str:

@@ -199,6 +199,12 @@ RULES = [
         'kind = "check_registration"\nreference = "ct"',
         "images ct: check_registration names ct, other images are: none",
     ),
+    (
+        "[patch]\n",
+        "[robustness]\nmost_cases = 3\n[patch]\n",
+        "robustness.most_cases: 3 is below privacy.minimum_cases",
+    ),
+    ("[patch]\n", "[robustness]\nminimum_icc = 1\n[patch]\n", "robustness.minimum_icc: got 1"),
     ("largest = 0.95", "largest = 1", "table.selection[1].largest: got 1"),
     ("confidence = 0.95", "confidence = 95", "evaluation.confidence: got 95"),
     (
@@ -223,6 +229,11 @@ def test_a_table_model_needs_a_table():
         "file: model logistic: kind linear needs [[radiomics]] or [[clinical]]",
         "file: model both: kind fusion needs [[radiomics]] or [[clinical]]",
     ]
+
+
+def test_robustness_needs_radiomics():
+    text = STUDY[: STUDY.index("[[radiomics]]")] + "[robustness]\n" + STUDY[STUDY.index("[patch]") :]
+    assert "file: robustness: there are no [[radiomics]] to measure under perturbation" in faults_of(text)
 
 
 def test_survival_intervals_rise_and_columns_differ():
