@@ -44,13 +44,19 @@ class Consortium:
     Parameters
     ----------
     address : str
-        ``host:port`` of the coordinator's listener.
+        ``host:port`` under which hospitals reach the coordinator.
+    listen : str
+        Where the coordinator listens, if that differs.
+    names : tuple of str
+        Names and addresses in its certificate.
     """
 
     folder: Path
     hospitals: tuple[str, ...]
     address: str
     separation: Separation
+    listen: str = ""
+    names: tuple[str, ...] = ("127.0.0.1", "localhost")
 
     @property
     def coordinator(self) -> Path:
@@ -68,7 +74,7 @@ class Consortium:
 
         The hospitals' folders and ``cases.csv`` are there already.
         """
-        authority = init_authority(self.coordinator, addresses=["127.0.0.1", "localhost"])
+        authority = init_authority(self.coordinator, addresses=self.names)
         for number, name in enumerate(self.hospitals, start=1):
             home = self.hospital(name)
             request = make_identity(home / "keys", site=name)
@@ -83,7 +89,8 @@ class Consortium:
         self.separation.own(self.coordinator, 0)
 
     def start_coordinator(self, parties: Parties, *, resume: bool = False) -> None:
-        command = ["coordinator", "run", "study.toml", "--home", ".", "--out", "run", "--listen", self.address]
+        command = ["coordinator", "run", "study.toml", "--home", ".", "--out", "run", "--listen"]
+        command.append(self.listen or self.address)
         parties.start(COORDINATOR, 0, [*command, "--resume"] if resume else command, folder=self.coordinator)
 
     def start_hospital(self, parties: Parties, name: str) -> None:

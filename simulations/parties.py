@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -106,9 +106,16 @@ class Separation:
 
 @dataclass
 class Parties:
-    """Running parties; none of them outlives this object or its process."""
+    """Running parties; none of them outlives this object or its process.
+
+    Parameters
+    ----------
+    enter : mapping
+        Party -> what stands before its command, such as ``ip netns exec NAME``.
+    """
 
     separation: Separation
+    enter: Mapping[str, Sequence[str]] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str, number: int, command: Sequence[str], *, folder: Path) -> None:
@@ -126,7 +133,7 @@ class Parties:
             environment["NUMBA_CACHE_DIR"] = str(folder / KERNEL_CACHE)
         with (folder / "output.log").open("ab") as output:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "simulations", *command],
+                [*self.enter.get(name, ()), sys.executable, "-m", "simulations", *command],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,

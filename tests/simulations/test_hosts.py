@@ -1,0 +1,104 @@
+"""Coordinator, three hospitals and a proxy on hosts of their own: firewall, delay, loss, cut cables, the same bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from common.config.loading import digest
+from common.journal import JsonLines
+from server.checkpoint import CheckpointStore
+from server.opening import JOURNAL_FILE, open_run
+from server.training import TrainingState
+from simulations.cable import NAMESPACES, Quality
+from simulations.hosts import NAME, PROXY, Hosts, consortium_of, open_hosts
+from simulations.network import HOSTS_FILES, Network, Pass, why_not_here
+from simulations.run import Cohort, simulate
+from tests.small_study import write_cohort, write_study
+
+pytestmark = pytest.mark.skipif(bool(why_not_here()), reason=why_not_here() or "never")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture
+def hosts(cohort: Cohort, tmp_path: Path) -> Iterator[Hosts]:
+    study_file, _ = write_study(tmp_path)
+    with open_hosts(consortium_of(tmp_path / "consortium", cohort, study_file)) as opened:
+        yield opened
+
+
+def digests(run: Path, study_digest: str) -> dict[str, str]:
+    store = CheckpointStore(run / "checkpoints", study_digest)
+    units = {name: store.load(name) for name in store.names() if name.startswith("training.")}
+    return {name: TrainingState.from_unit(unit).parameters.digest() for name, unit in units.items() if unit}
+
+
+def test_a_study_over_bad_cables_ends_with_the_same_bits(hosts: Hosts, cohort: Cohort, tmp_path: Path) -> None:
+    study_file, study = write_study(tmp_path)
+    opened = open_run(study_file, tmp_path / "in-process", resume=False)
+    simulate(study, cohort, out=tmp_path / "in-process", journal=opened.journal, baselines=False)
+    hosts.start()
+    for n, host in enumerate(("north", "south", PROXY, "coordinator"), start=1):
+        hosts.wait_for_rounds(n)
+        hosts.cut(host, 4.0)
+    hosts.wait_for_end()
+    run = hosts.consortium.run_folder
+    assert digests(run, digest(study)) == digests(tmp_path / "in-process", digest(study))
+    assert all(cable.lost > 0 for cable in hosts.network.cables.values())
+    assert all(cable.carried > 100 for name, cable in hosts.network.cables.items())
+    assert list(JsonLines(run / JOURNAL_FILE).read())[-1]["event"] == "finished"
+
+
+def test_the_firewall_lets_nothing_else_through_and_preflight_sees_what_is_wrong(hosts: Hosts) -> None:
+    assert hosts.transgressions() == []
+    ways = {name: hosts.way(name) for name in hosts.consortium.hospitals}
+    assert ways == {"east": "IPv4", "north": "IPv6", "south": "proxy"}
+    code, screen = hosts.preflight("east")
+    assert (code, "Connection refused" in screen) == (1, True)  # the way is free, nobody listens yet
+    hosts.consortium.start_coordinator(hosts.parties)
+    hosts.wait(lambda: hosts.network.can_connect("east", hosts.network.address("coordinator"), 443))
+    with ThreadPoolExecutor(2) as pool:
+        screens = dict(zip(ways, pool.map(hosts.preflight, ways), strict=True))
+    for code, screen in screens.values():
+        assert code == 0, screen
+        assert NAME in screen
+    assert hosts.network.address(PROXY) in screens["south"][1]
+    hosts.network.cables["east"].cut = True
+    code, screen = hosts.preflight("east")
+    assert (code, "no answer in" in screen) == (1, True)
+
+
+def test_a_cable_takes_its_time_and_can_be_cut() -> None:
+    with Network(["left", "right"], [Pass("left", "right", 443)], Quality(delay_s=0.1)) as network:
+        there = network.address("right")
+        assert not network.can_connect("left", there, 80)
+        assert network.cables["right"].carried == 0  # the firewall stood before it
+        started = monotonic()
+        assert not network.can_connect("left", there, 443)  # let through; refused there
+        assert monotonic() - started > 4 * 0.1
+        assert network.cables["right"].carried >= 2
+        network.cables["left"].cut = True
+        before = network.cables["right"].carried
+        assert not network.can_connect("left", there, 443)
+        assert network.cables["right"].carried == before
+    assert not list(HOSTS_FILES.glob(f"fedrad-{os.getpid()}-*"))
+    assert not list(NAMESPACES.glob(f"fedrad-{os.getpid()}-*"))
+
+
+def test_what_a_killed_run_left_behind_is_removed() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    name = f"fedrad-{ended.pid}-left"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    with Network(["left"], []):
+        assert not (NAMESPACES / name).exists()
