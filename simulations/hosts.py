@@ -120,10 +120,11 @@ class Hosts:
         tried += [(name, COORDINATOR, 22) for name in self.consortium.hospitals]
         tried += [(name, COORDINATOR, PORT) for name in self.consortium.hospitals if self.way(name) == "proxy"]
         with ThreadPoolExecutor(len(tried)) as pool:
-            reached = pool.map(
-                lambda way: self.network.can_connect(way[0], self.network.address(way[1]), way[2]), tried
-            )
+            reached = pool.map(lambda way: self._reaches(*way), tried)
         return [f"{a} reaches {b}:{port}" for (a, b, port), found in zip(tried, reached, strict=True) if found]
+
+    def _reaches(self, source: str, target: str, port: int) -> bool:
+        return self.network.can_connect(source, self.network.address(target), port)
 
 
 @contextmanager
