@@ -6,16 +6,38 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from common.config.fields import ColumnName, Fraction, Name, Pattern
-from common.config.imaging import ImagingStep, Modality, Nyul, step_faults
+from common.config.fields import ColumnName, Fraction, Name
+from common.config.inputs import ClinicalConfig, ImageConfig, PatchConfig, RadiomicsConfig
 from common.config.loading import Check, Frozen, refuse, require
+from common.config.outcome import ClassOutcomeConfig, OutcomeConfig, ScalarOutcomeConfig, SurvivalOutcomeConfig
 from common.config.robustness import StudyRobustnessConfig
-from common.config.study_rules import STUDY_RULES, pattern_faults, rising
+from common.config.study_rules import STUDY_RULES, rising
 from common.config.table import TableConfig
 from common.models import ModelConfig, ModelInputs
 from common.statistics.solved import AnySolved, OutcomeKind, SolvedModelConfig, Target
 from common.strategies import FedAvgConfig, StrategyConfig
-from common.tasks import ClassificationTask, RegressionTask, SurvivalTask, TrainingConfig
+from common.tasks import TrainingConfig
+
+__all__ = [
+    "ClassOutcomeConfig",
+    "ClinicalConfig",
+    "EvaluationConfig",
+    "FederatedConfig",
+    "FoldsConfig",
+    "HoldoutConfig",
+    "ImageConfig",
+    "LeaveOneSiteOutConfig",
+    "OutcomeConfig",
+    "PatchConfig",
+    "PrivacyConfig",
+    "RadiomicsConfig",
+    "ScalarOutcomeConfig",
+    "StudyConfig",
+    "StudyModel",
+    "StudySite",
+    "SubgroupConfig",
+    "SurvivalOutcomeConfig",
+]
 
 
 class StudySite(Frozen):
@@ -23,168 +45,6 @@ class StudySite(Frozen):
 
     name: Name
     role: Literal["training", "external"] = "training"
-
-
-class ClassOutcomeConfig(Frozen):
-    """A column of class labels. With two classes, the second is the event."""
-
-    kind: Literal["classification"]
-    column: ColumnName
-    values: Annotated[tuple[str, ...], Field(min_length=2)]
-    names: Annotated[tuple[str, ...], Field(min_length=2)]
-
-    @model_validator(mode="after")
-    def _paired(self) -> ClassOutcomeConfig:
-        faults: list[str] = []
-        pairs = f"{len(self.values)} values, {len(self.names)} names"
-        require(len(self.values) == len(self.names), f"values and names must pair up, got {pairs}", faults)
-        for kind, entries in (("values", self.values), ("names", self.names)):
-            require(len(set(entries)) == len(entries), f"{kind} must differ from one another", faults)
-        refuse(faults)
-        return self
-
-    def task(self) -> ClassificationTask:
-        return ClassificationTask(classes=self.names)
-
-
-class ScalarOutcomeConfig(Frozen):
-    """A column of numbers in ``unit``; the network learns ``(value - centre) / scale``."""
-
-    kind: Literal["regression"]
-    column: ColumnName
-    unit: str
-    centre: float = 0.0
-    scale: PositiveFloat = 1.0
-
-    def task(self) -> RegressionTask:
-        return RegressionTask(unit=self.unit, centre=self.centre, scale=self.scale)
-
-
-class SurvivalOutcomeConfig(Frozen):
-    """A column that says whether the event came, and one with the days until it or until the last visit.
-
-    Parameters
-    ----------
-    event_values, censored_values : tuple of str
-        Cells that say that the event came, or that it had not come; any other cell is a wrong label.
-    interval_ends_days : tuple of float
-        Rising ends of the intervals in which the hazard is predicted.
-    """
-
-    kind: Literal["survival"]
-    event_column: ColumnName
-    event_values: Annotated[tuple[str, ...], Field(min_length=1)]
-    censored_values: Annotated[tuple[str, ...], Field(min_length=1)]
-    time_column: ColumnName
-    interval_ends_days: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SurvivalOutcomeConfig:
-        faults = list(rising("interval_ends_days", self.interval_ends_days))
-        require(self.event_column != self.time_column, "event_column and time_column must differ", faults)
-        both = sorted(set(self.event_values) & set(self.censored_values))
-        require(not both, f"values stand for the event and for its absence: {', '.join(both)}", faults)
-        refuse(faults)
-        return self
-
-    def task(self) -> SurvivalTask:
-        return SurvivalTask(interval_ends_days=self.interval_ends_days)
-
-
-OutcomeConfig = Annotated[ClassOutcomeConfig | ScalarOutcomeConfig | SurvivalOutcomeConfig, Field(discriminator="kind")]
-
-
-class ImageConfig(Frozen):
-    """One image of a case and its ROI.
-
-    Parameters
-    ----------
-    image, roi : str
-        Where the files lie below the site's data folder; ``{case_id}`` stands for the case. A manifest with the columns
-        ``NAME_image`` and ``NAME_roi`` overrides both.
-    steps : tuple of imaging steps
-        Applied in order; every application is recorded on the case.
-    """
-
-    name: Name
-    modality: Modality
-    image: Pattern
-    roi: Pattern
-    roi_label: PositiveInt = 1
-    steps: tuple[ImagingStep, ...] = ()
-
-    @model_validator(mode="after")
-    def _patterns_and_steps(self) -> ImageConfig:
-        refuse([*pattern_faults(self), *step_faults(self.steps, modality=self.modality)])
-        return self
-
-    @property
-    def waiting(self) -> Nyul | None:
-        """The ``nyul`` step whose landmarks the study learns before it measures anything; None where there is none."""
-        return next((step for step in self.steps if isinstance(step, Nyul) and step.landmarks is None), None)
-
-
-class ClinicalConfig(Frozen):
-    """A clinical column: a number with its plausible range, or one of the listed values (coded one column a value)."""
-
-    column: ColumnName
-    kind: Literal["numeric", "categorical"]
-    minimum: float | None = None
-    maximum: float | None = None
-    values: tuple[str, ...] = ()
-    missing: Literal["exclude", "impute"] = "impute"
-
-    @model_validator(mode="after")
-    def _kind_fits(self) -> ClinicalConfig:
-        faults: list[str] = []
-        if self.kind == "categorical":
-            require(len(self.values) >= 2, "a categorical column needs at least 2 values", faults)
-            require(len(set(self.values)) == len(self.values), "values must differ from one another", faults)
-            require(self.minimum is None and self.maximum is None, "only numbers have a range", faults)
-        else:
-            require(not self.values, "a numeric column has no list of values", faults)
-            if self.minimum is not None and self.maximum is not None:
-                range_text = f"{self.minimum:g} to {self.maximum:g}"
-                require(self.minimum < self.maximum, f"the range {range_text} is empty", faults)
-        refuse(faults)
-        return self
-
-    @property
-    def coded_names(self) -> tuple[str, ...]:
-        """Its columns of the table: a number keeps its name, a category is ``column=value`` for each but the first."""
-        if self.kind == "numeric":
-            return (self.column,)
-        return tuple(f"{self.column}={value}" for value in self.values[1:])
-
-
-class RadiomicsConfig(Frozen):
-    """Features of one image: a preset of ``configs/radiomics``."""
-
-    image: Name
-    preset: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-
-
-class PatchConfig(Frozen):
-    """What an image model sees: a box around the ROI's centre, one channel an image and the ROI as the last one.
-
-    Parameters
-    ----------
-    spacing_mm, shape : tuple of 3
-        In x, y, z order, as in DICOM.
-    window : tuple of 2, optional
-        Intensities that become 0 and 1, with what lies beyond cut off; without it the patch is z-scored.
-    """
-
-    images: Annotated[tuple[Name, ...], Field(min_length=1)]
-    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    window: tuple[float, float] | None = None
-
-    @model_validator(mode="after")
-    def _window_rises(self) -> PatchConfig:
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise ValueError(f"window must rise, got {self.window}")
-        return self
 
 
 class HoldoutConfig(Frozen):
