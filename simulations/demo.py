@@ -152,4 +152,4 @@ def _copied_site(out: Path, name: str, study: StudyConfig) -> Site:
     config = load(home / "site.toml", SiteConfig).relative_to(home)
     state = out / "reference" / "sites" / name
     shutil.copytree(config.state / "cache", state / "cache")
-    return Site(config.model_copy(update={"state": state}), [study])
+    return Site(config.model_copy(update={"state": state}), [study], secret="")
