@@ -1,7 +1,7 @@
 """What every aggregation strategy offers; each lives in one file with both its halves.
 
 ``n`` sites send deltas ``d_i`` from ``n_i`` cases; a strategy turns them into the next parameters and its own next
-state, taking one update at a time, in the order in which they come: the federation hands them out in a fixed site order.
+state, taking one update at a time, in the order in which they come: the federation's fixed order of sites.
 """
 
 from __future__ import annotations
