@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.config.study import StudyConfig, StudyModel
-from common.errors import FederationError
+from common.errors import FederationError, MetricError, StatisticError
 from common.evaluation import ScoreSums, read_sums
 from common.messages import EvaluationSums
 from common.statistics.calibration import isotonic, platt
@@ -80,6 +80,11 @@ def _calibrated(
     """Platt's line or isotonic steps from the merged score counts of the training cases.
 
     Subgroups of training cases are not asked for twice: what comes with the answer beyond the score counts is left.
+
+    Raises
+    ------
+    StatisticError
+        Where no map exists: the model separates the training cases, or a class is absent.
     """
     request = evaluation_request(entry, fold, "train", table, solution, conversation.study_digest)
     replies = conversation.all_of(
@@ -93,4 +98,7 @@ def _calibrated(
     if len(scores) < len(parts):
         raise FederationError(f"calibrate {entry.name}: a site sent sums of another kind of outcome")
     merged = ScoreSums.merge(scores)
-    return platt(merged) if entry.calibration == "platt" else isotonic(merged)
+    try:
+        return platt(merged) if entry.calibration == "platt" else isotonic(merged)
+    except MetricError as error:
+        raise StatisticError(f"course {course.name}: {entry.name} cannot be calibrated: {error}") from error
