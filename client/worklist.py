@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from threading import Thread
+from threading import Lock, Thread
 from time import monotonic, sleep
 
 from client.case_cache import CaseCache
@@ -37,6 +37,7 @@ class Worklist:
         self._processes = processes
         self._note = note
         self._pool: Executor | None = None
+        self._advancing = Lock()
         for fault in manifest.faults:
             self._refuse(fault)
 
@@ -47,15 +48,16 @@ class Worklist:
 
     def advance(self, budget_s: float) -> None:
         """Prepare pending cases for about ``budget_s`` seconds; at least one case, so that work always ends."""
-        end = monotonic() + budget_s
-        try:
-            self._advance(end)
-        except BrokenProcessPool:
-            # a process died without a word, as one that ran out of memory does: find the case by taking one at a time
-            self.close()
-            self._one_by_one(end)
-        if not self.pending:
-            self.close()
+        with self._advancing:  # the pooled reference of a simulation opens a hospital that is still preparing
+            end = monotonic() + budget_s
+            try:
+                self._advance(end)
+            except BrokenProcessPool:
+                # a process died without a word, as one that ran out of memory does: find the case, one at a time
+                self.close()
+                self._one_by_one(end)
+            if not self.pending:
+                self.close()
 
     def close(self) -> None:
         """End the processes; `advance` starts them again where it needs them."""
