@@ -35,7 +35,7 @@ from server.report import write_report
 from server.results import load_results, summary_table, write_tables
 from server.study import run_study
 from simulations.consortium import COORDINATOR, Consortium, free_port
-from simulations.hospitals import HOSPITALS, write_hospitals
+from simulations.hospitals import COHORT_SEED, HOSPITALS, write_hospitals
 from simulations.in_process import Answers, InProcessFederation
 from simulations.parties import Parties, Separation
 from simulations.pooled import PooledSite
@@ -61,7 +61,7 @@ def run_demo(out: Path, *, overwrite: bool, console: Console) -> None:
     study_file = _lay_out(out)
     study = load(study_file, StudyConfig)
     with console.status("generating the hospitals' cases"):
-        write_hospitals(out / "hospitals", seed=study.seed)
+        write_hospitals(out / "hospitals", seed=COHORT_SEED)
     n_cases = sum(hospital.n_cases for hospital in HOSPITALS)
     console.print(f"{n_cases} generated cases at {len(HOSPITALS)} hospitals ({monotonic() - started:.0f} s)")
     names = tuple(hospital.name for hospital in HOSPITALS)

@@ -14,6 +14,9 @@ from server.checkpoint import write_atomic
 from simulations.phantoms import nodule
 from simulations.scanners import Scanner
 
+COHORT_SEED = 2026
+"""Of the generated cases; the study's own seed draws splits, initial weights and batches."""
+
 COLUMNS = ("case_id", "malignant", "age_years", "pack_years", "sex")
 
 
