@@ -50,7 +50,7 @@ class SideTable:
         """
         query = decode_query(request.kind, request.values)
         if not isinstance(query, MomentQuery):
-            raise MessageError(f"table {request.table} answers counts and sums, not {request.kind}")
+            raise MessageError(f"table {request.table} answers numbers of cases and sums of values, not {request.kind}")
         if not 0 <= request.fold < self.n_folds:
             raise MessageError(f"fold {request.fold}, the study has {self.n_folds}")
         tested = self.tested_in == request.fold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import RLock
 from time import perf_counter
 
 from client.draw_secret import draw_secret
@@ -33,7 +34,7 @@ from common.version import versions
 
 
 class Site:
-    """A hospital's answers to the studies that it approved.
+    """A hospital's answers to the studies that it approved, one at a time.
 
     Parameters
     ----------
@@ -51,6 +52,7 @@ class Site:
         self._studies = {digest(study): study for study in studies}
         self._opened: dict[str, PreparedStudy] = {}
         self._secret = draw_secret(config.state) if secret is None else secret
+        self._one_at_a_time = RLock()
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request; a failure becomes a `Refusal` with its code, and its sentence stays in the log.
@@ -58,20 +60,23 @@ class Site:
         Nothing leaves that the outbox does not record: where it cannot be written, the reply is a refusal.
         """
         started = perf_counter()
-        reply = self._logged_answer(request)
-        try:
-            self._record(request, reply, perf_counter() - started)
-        except StateError as error:
-            return Refusal(error.code)
-        return reply
+        with self._one_at_a_time:
+            reply = self._logged_answer(request)
+            try:
+                self._record(request, reply, perf_counter() - started)
+            except StateError as error:
+                return Refusal(error.code)
+            return reply
 
     def opened(self, study_digest: str, landmarks: Landmarks = NONE_LEARNED) -> StudyAtSite:
         """An approved study on this site's cases, for those who stand inside the hospital."""
-        return self._approved(study_digest).opened(landmarks)
+        with self._one_at_a_time:
+            return self._approved(study_digest).opened(landmarks)
 
     def side_table(self, study_digest: str, table: str, landmarks: Landmarks = NONE_LEARNED) -> SideTable:
         """As `opened`, for a table beside the training table."""
-        return self._approved(study_digest).side_table(table, landmarks)
+        with self._one_at_a_time:
+            return self._approved(study_digest).side_table(table, landmarks)
 
     def close(self) -> None:
         """End the processes of studies that are still being prepared."""

@@ -50,6 +50,24 @@ model = { kind = "cnn3d", channels = [8] }
 training = { learning_rate = 0.002, batch_size = 4, augment = "flips_and_turns" }
 """
 
+STANDARDISED = (
+    STUDY.replace('modality = "CT"', 'modality = "MR"')
+    .replace("steps = [", 'steps = [{ kind = "nyul", percentiles = [5, 25, 50, 75, 95], body_above = -900 }, ')
+    .replace("window = [-1000, 400]", "window = [0, 100]")
+)
+"""Landmarks are learned before anything is measured; the images are taken for MR, which alone has them."""
+
+ROBUSTNESS = """
+[robustness]
+rotations_deg = [-8, 8]
+translations = [0.5]
+noise_repetitions = 1
+volume_changes = [-0.15, 0.15]
+minimum_icc = 0.8
+decides = "point"
+most_cases = 6
+"""
+
 
 def write_study(folder: Path, text: str = STUDY) -> tuple[Path, StudyConfig]:
     """The study file and what it says."""

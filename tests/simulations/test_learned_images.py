@@ -31,12 +31,11 @@ from server.standardisation import LANDMARKS, landmarks_of_unit
 from server.table import entries_from_unit, steps_from_unit
 from server.training import TrainingState
 from simulations.run import Cohort, simulate, split_cohort
-from tests.small_study import STUDY, write_cohort, write_study
+from tests.small_study import ROBUSTNESS, STANDARDISED, STUDY, write_cohort, write_study
 
-NYUL = STUDY.replace('modality = "CT"', 'modality = "MR"').replace(
-    "steps = [", 'steps = [{ kind = "nyul", percentiles = [5, 25, 50, 75, 95], body_above = -900 }, '
-)
-NYUL = NYUL[: NYUL.index('[[models]]\nname = "cnn"')].replace("window = [-1000, 400]", "window = [0, 100]")
+NETWORK = '[[models]]\nname = "cnn"'
+NYUL = STANDARDISED[: STANDARDISED.index(NETWORK)]
+ROBUST = STUDY[: STUDY.index(NETWORK)] + ROBUSTNESS
 
 
 @pytest.fixture(scope="module")
@@ -148,21 +147,6 @@ def test_interrupted_and_resumed_ends_alike(
     assert finals(store) == {name: value for name, value in undisturbed.items() if ".federated." in name}
 
 
-ROBUST = (
-    STUDY[: STUDY.index('[[models]]\nname = "cnn"')]
-    + """
-[robustness]
-rotations_deg = [-8, 8]
-translations = [0.5]
-noise_repetitions = 1
-volume_changes = [-0.15, 0.15]
-minimum_icc = 0.8
-decides = "point"
-most_cases = 6
-"""
-)
-
-
 @pytest.fixture(scope="module")
 def robust(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study that keeps robust features, with the pooled and local-only courses."""
@@ -246,6 +230,13 @@ def test_robustness_interrupted_and_resumed_ends_alike(
     store = run(cohort, tmp_path, ROBUST, resume=True, baselines=False)
     undisturbed = finals(the_study(robust, ROBUST.replace("local_only = false", "local_only = true"))[1])
     assert finals(store) == {name: value for name, value in undisturbed.items() if ".federated." in name}
+
+
+def test_threads_and_a_pooled_site_beside_the_hospitals_change_nothing(cohort: Cohort, robust: Path, tmp_path: Path):
+    """The pooled site reads the hospitals' cases while these prepare them."""
+    store = run(cohort, tmp_path, ROBUST, baselines=True, threads=4)
+    undisturbed = finals(the_study(robust, ROBUST.replace("local_only = false", "local_only = true"))[1])
+    assert finals(store) == {name: value for name, value in undisturbed.items() if ".local-" not in name}
 
 
 def test_a_limit_that_nothing_reaches_stops_the_study(cohort: Cohort, tmp_path: Path):

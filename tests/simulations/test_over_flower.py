@@ -20,20 +20,20 @@ from server.training import TrainingState
 from simulations.consortium import COORDINATOR, Consortium, free_port, last_lines
 from simulations.parties import Parties, Separation
 from simulations.run import Cohort, simulate
-from tests.small_study import N_CASES, STUDY, write_cohort, write_study
+from tests.small_study import N_CASES, ROBUSTNESS, STANDARDISED, write_cohort, write_study
 
 END_S = 120.0
 
-HARMONISED = """
+LEARNED = f"""{STANDARDISED}{ROBUSTNESS}
 [table]
-combat = {}
-selection = [{ kind = "univariate", keep = 10 }]
+combat = {{}}
+selection = [{{ kind = "univariate", keep = 10 }}]
 
 [[models]]
 name = "ridge"
-model = { kind = "ridge", penalty = 0.1 }
+model = {{ kind = "ridge", penalty = 0.1 }}
 """
-"""Questions of the statistics phase: features of the trained model are harmonised, and a model is solved."""
+"""All that is learned by questions: landmarks, robust features, harmonisation, selection, and a solved model."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 @pytest.fixture(scope="module")
 def in_process(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("in-process")
-    study_file, study = write_study(folder, STUDY + HARMONISED)
+    study_file, study = write_study(folder, LEARNED)
     opened = open_run(study_file, folder / "run", resume=False)
     simulate(study, cohort, out=folder / "run", journal=opened.journal, baselines=False)
     return final_digests(folder / "run", study)
@@ -53,7 +53,7 @@ def in_process(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.fixture
 def consortium(cohort: Cohort, tmp_path: Path) -> Consortium:
     """Three hospitals that hold their own cases, and a coordinator; nothing runs yet."""
-    study_file, _ = write_study(tmp_path, STUDY + HARMONISED)
+    study_file, _ = write_study(tmp_path, LEARNED)
     made = Consortium(tmp_path, tuple(sorted(N_CASES)), f"127.0.0.1:{free_port()}", Separation("folders"))
     made.coordinator.mkdir()
     for name in made.hospitals:
