@@ -1,0 +1,1 @@
+"""Deployment: container files, compose files, systemd units, and the offline bundle (docs/deployment.md)."""
