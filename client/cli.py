@@ -145,6 +145,7 @@ def extract(
 def start(site_file: SiteFile) -> None:
     """Connect to the coordinator and answer the approved studies until stopped (Ctrl-C or SIGTERM)."""
     from client.node import NodeConnection, serve
+    from client.preflight import check_certificate
     from client.site import Site
     from common.errors import ConfigError
 
@@ -161,7 +162,11 @@ def start(site_file: SiteFile) -> None:
     def tell(text: str) -> None:
         console.print(text, markup=False)
 
-    serve(NodeConnection.of(config.coordinator), site.answer, stop=stop, on_event=tell)
+    connection = NodeConnection.of(config.coordinator)
+    certificate = check_certificate(connection, config.site)
+    if certificate.advice:
+        tell(f"certificate {certificate.detail}; {certificate.advice}")
+    serve(connection, site.answer, stop=stop, on_event=tell)
 
 
 def _load(site_file: Path) -> tuple[SiteConfig, list[StudyConfig]]:

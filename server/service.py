@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from common.config.loading import digest, load
@@ -12,6 +13,7 @@ from common.errors import FederationError, FedradError
 from server.coordinator import CoordinatorSettings, FlowerFederation
 from server.courses import groups_of
 from server.opening import StudyRun, open_run
+from server.provisioning import Authority
 from server.report import write_report
 from server.results import load_results, write_tables
 from server.study import run_study
@@ -21,7 +23,13 @@ POLL_S = 1.0
 
 
 def open_federation(home: Path, listen: str, *, tell: Callable[[str], None]) -> FlowerFederation:
-    """The listener for hospitals, on ``host:port``; use it in a ``with`` statement."""
+    """The listener for hospitals, on ``host:port``; use it in a ``with`` statement.
+
+    ``tell`` hears at once of every certificate that ends soon.
+    """
+    now = datetime.now(UTC)
+    for end in Authority(home).expiring(now=now):
+        tell(end.sentence(now))
     return FlowerFederation(CoordinatorSettings(home, listen), on_event=tell)
 
 

@@ -18,6 +18,7 @@ from common.errors import ConfigError, FederationError, StateError
 from common.kit import Kit
 from server.kits import make_kit
 from server.provisioning import Authority, init_authority
+from server.service import open_federation
 from tests.commands import Result, fedrad
 from tests.small_study import STUDY, write_study
 
@@ -249,3 +250,11 @@ def test_a_fingerprint_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch, home
     odd = "cd:ab:x:cd:ok"
     monkeypatch.setattr(Authority, "fingerprint", odd)
     assert odd in fedrad("coordinator", "sites", home).output
+
+
+def test_the_coordinator_says_at_its_start_what_ends_soon(home: Path, kit_file: Path) -> None:
+    registry = Authority(home).registry
+    registry.write("north", replace(registry.read()["north"], not_after="2020-01-01T00:00:00+00:00"))
+    said: list[str] = []
+    with open_federation(home, "127.0.0.1:0", tell=said.append):
+        assert any(line.startswith("certificate of site north ended") for line in said)

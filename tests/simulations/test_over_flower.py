@@ -7,12 +7,14 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.config.loading import digest, load
 from common.config.study import StudyConfig
+from common.files import PARTIAL
 from common.journal import JsonLines
 from server.checkpoint import CheckpointStore, Unit
 from server.opening import open_run
@@ -142,6 +144,23 @@ def test_killed_coordinator_resumes_to_the_same_bits(
     assert journal[-1]["event"] != "finished"
     consortium.start_coordinator(parties, resume=True)
     assert wait_for_end(consortium, parties) == in_process
+
+
+def test_a_backup_restored_elsewhere_resumes_to_the_same_bits(
+    consortium: Consortium, parties: Parties, in_process: dict[str, str], tmp_path: Path
+) -> None:
+    """A copy made while the study runs, put onto another machine of the same name (here: the same port)."""
+    start_all(consortium, parties)
+    wait_for_rounds(consortium, parties, 2)
+    elsewhere = replace(consortium, folder=tmp_path / "elsewhere")
+    shutil.copytree(consortium.coordinator, elsewhere.coordinator, ignore=shutil.ignore_patterns(f"{PARTIAL}*"))
+    wait_for_rounds(consortium, parties, 4)
+    lost = parties.running.pop(COORDINATOR)
+    lost.kill()
+    lost.wait()
+    shutil.rmtree(consortium.coordinator)
+    elsewhere.start_coordinator(parties, resume=True)
+    assert wait_for_end(elsewhere, parties) == in_process
 
 
 def test_killed_hospital_comes_back_to_the_same_bits(
