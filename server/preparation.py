@@ -56,7 +56,7 @@ def measured(
         waiting = [site for site in waiting if counts[site].n_pending]
         for site, count in replies.items():
             done = count.n_listed - count.n_pending
-            conversation.journal.write("preparing", site=site, done=done, listed=count.n_listed)
+            conversation.journal.write("preparing", phase=phase, site=site, done=done, listed=count.n_listed)
         if waiting and monotonic() > end:
             late = ", ".join(waiting)
             raise FederationError(f"{phase}: not prepared in {study.federated.prepare_deadline_s:g} s: {late}")

@@ -48,7 +48,7 @@ class StudyProgress:
         """Take in one journal line; lines that show no progress are passed over."""
         event = line["event"]
         if event == "preparing":
-            self._advance(f"prepare {line['site']}", line["done"], line["listed"], "cases")
+            self._advance(f"{line['phase']} · {line['site']}", line["done"], line["listed"], "cases")
         elif event == "round":
             name = f"train {line['model']} · {line['course']}" + (f" · fold {line['fold'] + 1}" if line["fold"] else "")
             self._advance(name, line["round_number"], line["rounds"], f"loss {line['train_loss']:.4f}")
