@@ -256,4 +256,3 @@ def of_path(path: PenaltyPath, position: int, loss: Literal["logistic", "squared
         loss=loss,
         objective=0.0,
     )
-
