@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from common.config.loading import digest, load
 from common.config.study import StudyConfig
 from common.errors import StateError
 from common.journal import JsonLines
+from common.version import versions
 from server.checkpoint import CheckpointStore, write_atomic
 
 STUDY_FILE = "study.toml"
 JOURNAL_FILE = "events.jsonl"
+VERSIONS_FILE = "versions.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def open_run(
     ConfigError
         If the study file has faults.
     StateError
-        If the folder holds a run already and ``resume`` is False, or holds a run of another study.
+        If the folder holds a run already and ``resume`` is False, or holds a run of another study, or one that other
+        versions of the libraries that change numbers began.
     """
     study = load(study_file, StudyConfig)
     copy = folder / STUDY_FILE
@@ -48,12 +52,32 @@ def open_run(
         found = digest(load(copy, StudyConfig))
         if found != digest(study):
             raise StateError(f"{folder} holds study {found[:12]}, the file is study {digest(study)[:12]}: not the same")
+        _require_same_versions(folder / VERSIONS_FILE)
     elif folder.exists() and any(folder.iterdir()):
         raise StateError(f"{folder} is not empty and holds no run; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(copy, study_file.read_bytes())
+    write_atomic(folder / VERSIONS_FILE, json.dumps(versions(), indent=1).encode())
     journal = JsonLines(folder / JOURNAL_FILE, listener=listener)
     return StudyRun(folder, study, CheckpointStore(folder / "checkpoints", digest(study)), journal)
+
+
+def _require_same_versions(path: Path) -> None:
+    """Half a study by one version and half by another would be a study by neither."""
+    if not path.exists():
+        return
+    try:
+        began = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise StateError(f"{path} cannot be read: {error}") from error
+    own = versions()
+    differing = [
+        f"{name} {own.get(name, 'absent')} here, {began.get(name, 'absent')} when it began"
+        for name in sorted(own.keys() | began.keys())
+        if own.get(name) != began.get(name)
+    ]
+    if differing:
+        raise StateError(f"{path.parent} was begun with other versions: {'; '.join(differing)}")
 
 
 def empty_former_run(folder: Path, marker: str) -> None:
