@@ -18,7 +18,7 @@ def walk(optimiser: Optimiser | torch.optim.Optimizer, parameters: list[nn.Param
         for parameter in parameters:
             parameter.grad = None
         x, y = parameters
-        loss = ((x - 1) ** 2).sum() + 10 * ((y * y.abs() + 0.5) ** 2).sum() + (x.sum() * y.sum()) ** 2
+        loss = ((x - 1) ** 2).sum() + 3 * ((y + 0.5) ** 2).sum() + (x.sum() * y.sum()).cos()
         loss.backward()
         rate = 0.05 / (1 + step)
         if isinstance(optimiser, torch.optim.Optimizer):
