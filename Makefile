@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-deploy
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-deploy bundle hosts
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -44,6 +44,14 @@ bench-statistics: $(STAMP)
 
 bench-deploy: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.deploy
+
+# A study between network namespaces with firewalls, a proxy, cut cables; needs root and iproute2.
+hosts: $(STAMP)
+	$(BIN)/pytest -n 0 tests/simulations/test_hosts.py
+
+# Everything that a machine without internet needs, with checksums and a bill of materials.
+bundle: $(STAMP)
+	$(BIN)/python -m configs.deploy.bundle --out dist
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-out

@@ -10,6 +10,7 @@ from common.config.fields import ColumnName, Fraction, Name
 from common.config.inputs import ClinicalConfig, ImageConfig, PatchConfig, RadiomicsConfig
 from common.config.loading import Check, Frozen, refuse, require
 from common.config.outcome import ClassOutcomeConfig, OutcomeConfig, ScalarOutcomeConfig, SurvivalOutcomeConfig
+from common.config.privacy import PrivacyConfig
 from common.config.robustness import StudyRobustnessConfig
 from common.config.study_rules import STUDY_RULES, rising
 from common.config.table import TableConfig
@@ -178,12 +179,6 @@ class EvaluationConfig(Frozen):
     threshold: Fraction = 0.5
     warn_below_events: PositiveInt = 100
     subgroups: tuple[SubgroupConfig, ...] = ()
-
-
-class PrivacyConfig(Frozen):
-    """``minimum_cases``: no statistic from fewer; a hospital's own ``site.toml`` may ask for more."""
-
-    minimum_cases: PositiveInt = 5
 
 
 class StudyConfig(Frozen):
