@@ -33,6 +33,7 @@ from common.models import get_parameters, set_parameters
 from common.outcomes import ClassOutcome
 from common.rng import generator
 from common.statistics import decode_query
+from common.statistics.agreed_times import require_agreed_times
 from common.statistics.procedure import Cohort
 from common.statistics.small_cell import release, widen_missing
 from common.statistics.solution import decode_solution
@@ -76,6 +77,7 @@ class StudyAtSite:
     def statistic(self, request: AskStatistic) -> StatisticSums:
         """Sums over the training cases of a fold, after the learned steps."""
         query = decode_query(request.kind, request.values)
+        require_agreed_times(query, interval_ends_days=self.study.target.interval_ends_days)
         rows = self._rows(request.fold, "train")
         cohort, withheld = self._asked(request, rows)
         sums = release(query, cohort, minimum_cases=self.trainer.minimum_cases, withheld=withheld)

@@ -28,6 +28,7 @@ ATTEMPTS = 3
 """How often a silent site is asked the same before the study goes on, or stops, without it."""
 
 Expected = TypeVar("Expected", bound=Reply)
+CourseOf = str | Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,24 @@ class Conversation:
         return Conversation(self.federation, self.journal, self.study_digest, landmarks)
 
     def ask(
-        self, requests: Mapping[str, Request], expected: type[Expected], *, deadline_s: float, phase: str
+        self,
+        requests: Mapping[str, Request],
+        expected: type[Expected],
+        *,
+        deadline_s: float,
+        phase: str,
+        course: CourseOf = "",
     ) -> Iterator[tuple[str, Expected | Refused]]:
-        """Ask each site once; in sorted order of sites, its reply or its refusal."""
+        """Ask each site once; in sorted order of sites, its reply or its refusal.
+
+        ``course`` is noted with each answer: one name, or one for each site where courses run side by side.
+        """
         requests = {site: self._complete(request) for site, request in requests.items()}
         for answer in self.federation.ask(requests, deadline_s=deadline_s):
             reply = answer.reply
             if not isinstance(reply, Refusal) and type(reply) is not ANSWER_OF[type(requests[answer.site])]:
                 reply = Refusal(Code.MESSAGE)
-            self._record(answer, requests[answer.site], reply, phase)
+            self._record(answer, requests[answer.site], reply, phase, _course_at(answer.site, course))
             if isinstance(reply, expected):
                 yield answer.site, reply
             else:
@@ -83,7 +93,13 @@ class Conversation:
                 yield answer.site, Refused(answer.site, code, type(requests[answer.site]).__name__)
 
     def insist(
-        self, requests: Mapping[str, Request], expected: type[Expected], *, deadline_s: float, phase: str
+        self,
+        requests: Mapping[str, Request],
+        expected: type[Expected],
+        *,
+        deadline_s: float,
+        phase: str,
+        course: CourseOf = "",
     ) -> Iterator[tuple[str, Expected | Refused]]:
         """As `ask`, but a site that was silent is asked again, up to `ATTEMPTS` times in all.
 
@@ -95,7 +111,7 @@ class Conversation:
         waiting = dict(requests)
         for attempt in range(1, ATTEMPTS + 1):
             silent: dict[str, Request] = {}
-            for site, reply in self.ask(waiting, expected, deadline_s=deadline_s, phase=phase):
+            for site, reply in self.ask(waiting, expected, deadline_s=deadline_s, phase=phase, course=course):
                 if isinstance(reply, Refused) and reply.code == Code.SITE_SILENT and attempt < ATTEMPTS:
                     silent[site] = requests[site]
                     self.journal.write("awaited", site=site, phase=phase, attempt=attempt)
@@ -108,7 +124,13 @@ class Conversation:
                 return
 
     def all_of(
-        self, requests: Mapping[str, Request], expected: type[Expected], *, deadline_s: float, phase: str
+        self,
+        requests: Mapping[str, Request],
+        expected: type[Expected],
+        *,
+        deadline_s: float,
+        phase: str,
+        course: CourseOf = "",
     ) -> dict[str, Expected]:
         """Every site's reply, sorted by site; refusals raise once all sites were heard.
 
@@ -119,7 +141,7 @@ class Conversation:
         """
         replies: dict[str, Expected] = {}
         refused: list[Refused] = []
-        for site, reply in self.insist(requests, expected, deadline_s=deadline_s, phase=phase):
+        for site, reply in self.insist(requests, expected, deadline_s=deadline_s, phase=phase, course=course):
             if isinstance(reply, Refused):
                 refused.append(reply)
             else:
@@ -135,10 +157,11 @@ class Conversation:
             return replace(request, landmarks=self.landmarks)
         return request
 
-    def _record(self, answer: Answer, request: Request, reply: Reply, phase: str) -> None:
+    def _record(self, answer: Answer, request: Request, reply: Reply, phase: str, course: str) -> None:
         self.journal.write(
             "answer",
             phase=phase,
+            course=course,
             site=answer.site,
             request=type(request).__name__,
             reply=type(reply).__name__,
@@ -147,6 +170,10 @@ class Conversation:
             bytes_up=answer.bytes_up,
             seconds=round(answer.seconds, 3),
         )
+
+
+def _course_at(site: str, course: CourseOf) -> str:
+    return course if isinstance(course, str) else course[site]
 
 
 def same_request(request: Request, sites: Sequence[str]) -> dict[str, Request]:

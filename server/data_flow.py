@@ -21,10 +21,10 @@ WHAT_LEFT: Mapping[str, str] = {
 
 WHAT_CAME: Mapping[str, str] = {
     "Hello": "the study's digest and the coordinator's versions",
-    "Prepare": "the request to check and measure the cases",
-    "AskStatistic": "which sums are wanted, the steps learned so far",
-    "Train": "the model's parameters, the learned scaling",
-    "Evaluate": "the trained parameters, the learned scaling",
+    "Prepare": "the request to check and measure the cases; learned landmarks of images",
+    "AskStatistic": "which sums are wanted, the steps and landmarks learned so far",
+    "Train": "the model's parameters, the learned table steps and landmarks",
+    "Evaluate": "the finished model, the learned table steps and landmarks",
     "Finish": "the end of the run",
 }
 """By kind of request: what reached the hospital."""

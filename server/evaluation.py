@@ -60,7 +60,8 @@ def evaluate(
     refused: dict[str, str] = {}
     asked = dict.fromkeys(_tested(study, fold), request)
     deadline = study.federated.round_deadline_s
-    for site, reply in conversation.insist(asked, EvaluationSums, deadline_s=deadline, phase=f"evaluate {entry.name}"):
+    phase = f"evaluate {entry.name}"
+    for site, reply in conversation.insist(asked, EvaluationSums, deadline_s=deadline, phase=phase, course=course.name):
         if isinstance(reply, Refused) or reply.model != entry.name:
             refused[site] = reply.code if isinstance(reply, Refused) else str(Code.MESSAGE)
             continue

@@ -57,6 +57,7 @@ class Learner:
             StatisticSums,
             deadline_s=self.study.federated.round_deadline_s,
             phase=self.phase,
+            course=self.course.name,
         )
         return agreeing({site: reply.sums for site, reply in replies.items()})
 

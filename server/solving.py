@@ -92,6 +92,7 @@ def _calibrated(
         EvaluationSums,
         deadline_s=study.federated.round_deadline_s,
         phase=f"solve {entry.name}",
+        course=course.name,
     )
     parts = [read_sums({k: v for k, v in reply.sums.items() if "/" not in k}) for reply in replies.values()]
     scores = [part for part in parts if isinstance(part, ScoreSums)]

@@ -155,7 +155,11 @@ def _round(
         for site, course in course_of.items()
     }
     answers = conversation.insist(
-        requests, LocalUpdate, deadline_s=study.federated.round_deadline_s, phase=f"train {entry.name}"
+        requests,
+        LocalUpdate,
+        deadline_s=study.federated.round_deadline_s,
+        phase=f"train {entry.name}",
+        course={site: course.name for site, course in course_of.items()},
     )
     # a group is one course, or courses of one trainer each: the answers of a course come one after the other
     yield from groupby(answers, key=lambda answer: course_of[answer[0]])

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from common.config.study import ImageConfig, StudyConfig
 
 
+RESERVED_NAMES = frozenset({"pooled", "internal", "external", "federated", "unassigned", "all"})
+"""What the results call a course or a group of cases: no hospital may have such a name."""
+
+
 def preset_names() -> tuple[str, ...]:
     """The presets of ``configs/radiomics``, sorted."""
     folder = files("configs") / "radiomics"
@@ -42,6 +46,9 @@ def _names_differ(kind: str, names: Sequence[str]) -> Iterator[str]:
 
 def _sites(study: StudyConfig) -> Iterator[str]:
     yield from _names_differ("site", [site.name for site in study.sites])
+    taken = sorted({site.name for site in study.sites} & RESERVED_NAMES)
+    if taken:
+        yield f"site name {', '.join(taken)}: the report means its own groups of cases and courses by these words"
     if not study.n_training:
         yield "sites: at least one has the role training"
 

@@ -124,6 +124,17 @@ def test_every_answer_is_in_the_journal_with_its_bytes(tmp_path: Path):
     ]
     assert all(line["bytes_up"] > 0 and line["bytes_down"] > 0 and line["seconds"] >= 0 for line in lines)
     assert {line["phase"] for line in lines} == {"hello"}
+    assert {line["course"] for line in lines} == {""}
+
+
+def test_every_answer_is_noted_under_its_course(tmp_path: Path):
+    conversation = talk(tmp_path, {site: Scripted(Done()) for site in SITES})
+    requests: dict[str, Request] = {site: Finish("0" * 64, "completed") for site in SITES}
+    courses = {site: f"local-{site}" for site in SITES}
+    list(conversation.ask(requests, Done, deadline_s=1, phase="finish", course=courses))
+    list(conversation.ask(requests, Done, deadline_s=1, phase="finish", course="federated"))
+    noted = [(line["site"], line["course"]) for line in JsonLines(tmp_path / "events.jsonl").read()]
+    assert noted == [*courses.items(), *((site, "federated") for site in SITES)]
 
 
 def test_requests_differ_by_site_where_they_do(tmp_path: Path):

@@ -248,6 +248,12 @@ def test_survival_intervals_rise_and_columns_differ():
     ]
 
 
+@pytest.mark.parametrize("name", ["pooled", "internal", "external", "federated", "unassigned", "all"])
+def test_a_hospital_cannot_have_the_name_of_a_group_of_the_report(name: str):
+    (fault,) = faults_of(changed('name = "south"', f'name = "{name}"'))
+    assert f"site name {name}: the report means" in fault
+
+
 def test_the_coordinator_learns_which_sites_train():
     assert study().training_sites == ("north", "south")
     assert (study().n_training, study().n_folds) == (2, 1)
