@@ -110,6 +110,10 @@ EXPLANATIONS: Mapping[Code, Explanation] = {
         "The answer would rest on fewer cases than the hospital's minimum, so it was not given.",
         "More cases, fewer folds, or a lower minimum where the hospital agrees.",
     ),
+    Code.BUDGET_EXCEEDED: Explanation(
+        "The training would cost more than is left of the hospital's privacy budget; nothing was computed.",
+        "Fewer rounds, more noise, or a larger budget in site.toml where the hospital agrees.",
+    ),
     Code.STUDY_NOT_APPROVED: Explanation(
         "The hospital has not approved exactly this study file.",
         "Send the hospital the file; it approves by naming its copy in site.toml.",

@@ -53,6 +53,7 @@ class Code(StrEnum):
     PRIVACY = "privacy"
     GATE = "gate"
     SMALL_CELL = "small_cell"
+    BUDGET_EXCEEDED = "budget_exceeded"
     STUDY_NOT_APPROVED = "study_not_approved"
     VERSION_MISMATCH = "version_mismatch"
     MESSAGE = "message"

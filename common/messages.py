@@ -261,7 +261,9 @@ class Refusal:
     """The site did not answer: only the error's code leaves (`common.errors.Code`)."""
 
     code: str
-    FATAL: ClassVar[frozenset[str]] = frozenset({"study_not_approved", "version_mismatch", "gate", "site_unknown"})
+    FATAL: ClassVar[frozenset[str]] = frozenset(
+        {"study_not_approved", "version_mismatch", "gate", "budget_exceeded", "site_unknown"}
+    )
 
 
 Request = Hello | Prepare | AskStatistic | Train | Evaluate | Finish

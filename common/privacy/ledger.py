@@ -1,0 +1,255 @@
+"""What releases cost: `PrivacyEvent` (a value) -> epsilon (the accountant), and the noise that a budget asks for.
+
+Every event is a Gaussian mechanism: noise of standard deviation ``noise_multiplier`` times the L2 sensitivity, on a
+Poisson sample in which each case takes part with probability ``sampling_rate`` (1: all cases), ``steps`` times. The
+unit of privacy is one case, added or removed, of one hospital. Events compose; their order is irrelevant.
+
+Two accountants, which are upper bounds of the same loss: Renyi differential privacy (Mironov, Talwar and Zhang 2019,
+arXiv:1908.10530) is cheap and decides what may happen; numerical composition of privacy loss random variables (Gopi,
+Lee and Wutschitz 2021, arXiv:2106.02848, as Opacus has it) is tighter and stands in reports.
+
+The vocabulary grows by a mechanism here, with its Renyi divergence; an event of a mechanism that is not known is
+refused, never counted as nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import gammaln, log_ndtr, logsumexp
+
+from common.errors import PrivacyError
+from common.messages import PrivacyEvent
+
+Accountant = Literal["rdp", "prv"]
+
+GAUSSIAN = "gaussian"
+"""Noise on a sum over all cases: ``sampling_rate`` is 1."""
+SAMPLED_GAUSSIAN = "sampled_gaussian"
+"""Noise on a sum over a Poisson sample of the cases: a step of DP-SGD (Abadi et al. 2016)."""
+MECHANISMS = (GAUSSIAN, SAMPLED_GAUSSIAN)
+
+ORDERS = np.array([*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512, 1024])
+"""Renyi orders that the accountant tries; fractional ones below 11, where large epsilons have their best order."""
+
+NOISE_TOLERANCE = 1e-4
+"""Relative; `solve_noise_multiplier` errs to more noise by at most so much."""
+LARGEST_NOISE_MULTIPLIER = 1e6
+
+PRV_EPSILON_ERROR = 0.01
+"""Largest numerical error, absolute and relative; the reported figure is its upper end."""
+PRV_LARGEST_EPSILON = 50.0
+"""Beyond it the grid of the numerical composition grows without use."""
+
+_Group = tuple[float, float]
+
+
+def gaussian(noise_multiplier: float, *, steps: int = 1) -> PrivacyEvent:
+    """The event of ``steps`` releases of a sum over all cases."""
+    return PrivacyEvent(GAUSSIAN, noise_multiplier, 1.0, steps)
+
+
+def sampled_gaussian(noise_multiplier: float, *, sampling_rate: float, steps: int) -> PrivacyEvent:
+    """The event of ``steps`` releases of a sum over a Poisson sample each."""
+    return PrivacyEvent(SAMPLED_GAUSSIAN, noise_multiplier, sampling_rate, steps)
+
+
+def epsilon(events: Iterable[PrivacyEvent], delta: float, *, accountant: Accountant = "rdp") -> float:
+    """Smallest epsilon that the accountant can show for ``delta``: 0 without events, infinite without noise.
+
+    Raises
+    ------
+    PrivacyError
+        Where an event is none that this ledger knows, ``delta`` is not in (0, 1), or the numerical composition fails.
+    """
+    if not 0 < delta < 1:
+        raise PrivacyError(f"delta lies in (0, 1), got {delta}")
+    groups = _grouped(events)
+    if not groups:
+        return 0.0
+    if any(noise == 0 for noise, _ in groups):
+        return math.inf
+    by_renyi = _epsilon_rdp(groups, delta)
+    if accountant == "rdp" or by_renyi > PRV_LARGEST_EPSILON:
+        return by_renyi
+    return min(by_renyi, _epsilon_prv(groups, delta, error=PRV_EPSILON_ERROR * min(1.0, by_renyi)))
+
+
+def would_exceed(
+    spent: Iterable[PrivacyEvent], more: Iterable[PrivacyEvent], *, target_epsilon: float, delta: float
+) -> bool:
+    """True where ``more`` on top of ``spent`` costs more than the budget (Renyi accountant)."""
+    return epsilon([*spent, *more], delta) > target_epsilon
+
+
+def solve_noise_multiplier(*, target_epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """Least noise with which ``steps`` steps stay within (``target_epsilon``, ``delta``), solved once for a study.
+
+    Depends on nothing but its arguments, so every round and every restart finds the same number.
+
+    Raises
+    ------
+    PrivacyError
+        Where no noise is enough, because epsilon is too small for the orders of the accountant.
+    """
+    if not (target_epsilon > 0 and math.isfinite(target_epsilon)):
+        raise PrivacyError(f"a target epsilon is positive and finite, got {target_epsilon}")
+
+    def cost(noise: float) -> float:
+        return epsilon([sampled_gaussian(noise, sampling_rate=sampling_rate, steps=steps)], delta)
+
+    low, high = 0.0, 1.0
+    while cost(high) > target_epsilon:
+        low, high = high, 2 * high
+        if high > LARGEST_NOISE_MULTIPLIER:
+            raise PrivacyError(f"no noise gives epsilon {target_epsilon} at delta {delta} in {steps} steps")
+    while high - low > NOISE_TOLERANCE * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) > target_epsilon else (low, middle)
+    return high
+
+
+def event_to_json(event: PrivacyEvent) -> list[Any]:
+    """Mechanism, noise multiplier, sampling rate, steps; floats keep all bits in JSON."""
+    return [event.mechanism, event.noise_multiplier, event.sampling_rate, event.steps]
+
+
+def event_from_json(entry: Any) -> PrivacyEvent:
+    """The event of `event_to_json`.
+
+    Raises
+    ------
+    PrivacyError
+        Where it is none.
+    """
+    match entry:
+        case [str(mechanism), int() | float() as noise, int() | float() as rate, int(steps)]:
+            event = PrivacyEvent(mechanism, float(noise), float(rate), steps)
+            require_known(event)
+            return event
+    raise PrivacyError(f"no privacy event: {str(entry)[:100]}")
+
+
+def require_known(event: PrivacyEvent) -> None:
+    """Raise `PrivacyError` where an event cannot be accounted for."""
+    faults = []
+    if event.mechanism not in MECHANISMS:
+        faults.append(f"mechanism {event.mechanism[:40]!r}, known are {', '.join(MECHANISMS)}")
+    if not 0 <= event.noise_multiplier < math.inf:
+        faults.append(f"noise multiplier {event.noise_multiplier}, expected 0 or more")
+    if not 0 < event.sampling_rate <= 1:
+        faults.append(f"sampling rate {event.sampling_rate}, expected a share in (0, 1]")
+    if event.mechanism == GAUSSIAN and event.sampling_rate != 1:
+        faults.append(f"a {GAUSSIAN} event looks at all cases, got sampling rate {event.sampling_rate}")
+    if event.steps < 0:
+        faults.append(f"{event.steps} steps")
+    if faults:
+        raise PrivacyError(f"a privacy event cannot be accounted for: {'; '.join(faults)}")
+
+
+def merged(events: Iterable[PrivacyEvent]) -> tuple[PrivacyEvent, ...]:
+    """Fewest events of equal cost: those that differ in their steps alone become one; sorted."""
+    steps: Counter[tuple[str, float, float]] = Counter()
+    for event in events:
+        require_known(event)
+        steps[event.mechanism, event.noise_multiplier, event.sampling_rate] += event.steps
+    return tuple(PrivacyEvent(*key, steps[key]) for key in sorted(steps) if steps[key])
+
+
+def _grouped(events: Iterable[PrivacyEvent]) -> dict[_Group, int]:
+    """Steps by (noise multiplier, sampling rate)."""
+    groups: Counter[_Group] = Counter()
+    for event in events:
+        require_known(event)
+        groups[event.noise_multiplier, event.sampling_rate] += event.steps
+    return {group: steps for group, steps in sorted(groups.items()) if steps}
+
+
+def _epsilon_rdp(groups: dict[_Group, int], delta: float) -> float:
+    """Conversion of Canonne, Kamath and Steinke 2020, proposition 12 (arXiv:2004.00010), at the best order."""
+    divergence = np.zeros(len(ORDERS))
+    for (noise, rate), steps in groups.items():
+        divergence += steps * _renyi(noise, rate)
+    values = divergence + np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
+    return max(0.0, float(values.min()))
+
+
+@lru_cache(maxsize=1024)
+def _renyi(noise: float, rate: float) -> npt.NDArray[np.float64]:
+    """Renyi divergence of one step at each of `ORDERS` (Mironov, Talwar and Zhang 2019, section 3.3)."""
+    if rate == 1:
+        values = ORDERS / (2 * noise**2)
+    else:
+        values = np.array([_log_moment(noise, rate, order) / (order - 1) for order in ORDERS])
+    values.flags.writeable = False
+    return values
+
+
+def _log_moment(noise: float, rate: float, order: float) -> float:
+    """``log E[((1 - q) + q exp((2 z - 1) / (2 s^2)))^order]`` for z from N(0, s^2).
+
+    Whole orders by the binomial sum; others by the trapezoid rule, which converges faster than any power of its step
+    on an integrand that is smooth and falls like a Gaussian.
+    """
+    if order == round(order):
+        k = np.arange(int(order) + 1)
+        coefficients = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+        powers = k * math.log(rate) + (order - k) * math.log1p(-rate)
+        return float(logsumexp(coefficients + powers + (k * k - k) / (2 * noise**2)))
+    # in units of s the integrand has its bulk between 0 and order / s, and its singularities pi s from the real axis
+    step = min(1.0, noise) / 8
+    z = np.arange(-12.0, order / noise + 12.0, step)
+    ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + z / noise - 1 / (2 * noise**2))
+    return float(logsumexp(order * ratio - z**2 / 2) + math.log(step / math.sqrt(2 * math.pi)))
+
+
+def _epsilon_prv(groups: dict[_Group, int], delta: float, *, error: float) -> float:
+    whole = sum(steps / noise**2 for (noise, rate), steps in groups.items() if rate == 1)
+    parts = {group: steps for group, steps in groups.items() if group[1] < 1}
+    if not parts:
+        return _epsilon_of_one_gaussian(1 / math.sqrt(whole), delta)
+    if whole:
+        parts[1 / math.sqrt(whole), 1.0] = 1  # Gaussians on all cases compose to one
+    return _composed_epsilon([(*group, steps) for group, steps in parts.items()], delta, error=error)
+
+
+def _composed_epsilon(history: Sequence[tuple[float, float, int]], delta: float, *, error: float) -> float:
+    """Numerical composition by Opacus."""
+    from opacus.accountants import PRVAccountant  # here, because it loads torch: seconds that a gate need not wait
+
+    accountant = PRVAccountant()
+    accountant.history = list(history)
+    try:
+        # a rate of 1 has a logarithm of 0 on the way, and the best Renyi order of its first guess lies at an end
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = float(accountant.get_epsilon(delta, eps_error=error))
+    except (ValueError, RuntimeError) as fault:
+        raise PrivacyError(f"the numerical composition of {len(history)} events failed: {fault}") from fault
+    if not math.isfinite(found):
+        raise PrivacyError(f"the numerical composition of {len(history)} events gave {found}")
+    return found
+
+
+def _epsilon_of_one_gaussian(noise: float, delta: float) -> float:
+    """Exact (Balle and Wang 2018, theorem 8, arXiv:1805.06530)."""
+
+    def log_excess(value: float) -> float:
+        above, below = 1 / (2 * noise) - value * noise, -1 / (2 * noise) - value * noise
+        first, second = float(log_ndtr(above)), value + float(log_ndtr(below))
+        return first + math.log(-math.expm1(min(second - first, -1e-300))) - math.log(delta)
+
+    if log_excess(0.0) <= 0:
+        return 0.0
+    high = 1.0
+    while log_excess(high) > 0:
+        high *= 2
+    return float(brentq(log_excess, 0.0, high, xtol=1e-9))
