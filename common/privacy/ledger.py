@@ -46,8 +46,8 @@ LARGEST_NOISE_MULTIPLIER = 1e6
 
 PRV_EPSILON_ERROR = 0.01
 """Largest numerical error, absolute and relative; the reported figure is its upper end."""
-PRV_LARGEST_EPSILON = 50.0
-"""Beyond it the grid of the numerical composition grows without use."""
+PRV_EPSILONS = (0.01, 50.0)
+"""Renyi epsilons that are composed numerically; outside, the grid would be too fine or too long, and adds nothing."""
 
 _Group = tuple[float, float]
 
@@ -78,7 +78,7 @@ def epsilon(events: Iterable[PrivacyEvent], delta: float, *, accountant: Account
     if any(noise == 0 for noise, _ in groups):
         return math.inf
     by_renyi = _epsilon_rdp(groups, delta)
-    if accountant == "rdp" or by_renyi > PRV_LARGEST_EPSILON:
+    if accountant == "rdp" or not PRV_EPSILONS[0] < by_renyi < PRV_EPSILONS[1]:
         return by_renyi
     return min(by_renyi, _epsilon_prv(groups, delta, error=PRV_EPSILON_ERROR * min(1.0, by_renyi)))
 
@@ -174,10 +174,16 @@ def _grouped(events: Iterable[PrivacyEvent]) -> dict[_Group, int]:
 
 
 def _epsilon_rdp(groups: dict[_Group, int], delta: float) -> float:
-    """Conversion of Canonne, Kamath and Steinke 2020, proposition 12 (arXiv:2004.00010), at the best order."""
+    """Conversion of Canonne, Kamath and Steinke 2020, proposition 12 (arXiv:2004.00010), at the best order.
+
+    Where the total variation, at most ``sqrt(1 - exp(-divergence))`` (Bretagnolle and Huber 1979), is no more than
+    delta, epsilon is 0.
+    """
     divergence = np.zeros(len(ORDERS))
     for (noise, rate), steps in groups.items():
         divergence += steps * _renyi(noise, rate)
+    if delta**2 >= -math.expm1(-float(divergence.min())):
+        return 0.0
     values = divergence + np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
     return max(0.0, float(values.min()))
 
