@@ -19,10 +19,14 @@ from common.statistics.columns import Indices, Matrix, complete_columns, group_r
 from common.statistics.combat_bayes import BatchEstimates, Priors, shrink
 from common.statistics.combat_model import CombatModel, CombatSettings
 from common.statistics.design import Covariates, refuse_collinear
+from common.statistics.moments import Moments
 from common.statistics.procedure import Cohort, Procedure, Sums
 
 CONSTANT = 1e-24
 """A residual variance below this share of the feature's mean square is rounding: the feature does not vary."""
+
+LEAST_SPREAD = 0.01
+"""Share of the common variance below which a private variance of one batch is not believed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +165,30 @@ def combat(names: Sequence[str], settings: CombatSettings) -> Procedure[CombatMo
     sums = yield CombatResidualQuery(*spec, feature_means, covariate_means, effects)
     squares = np.maximum(sums["squares"] - sums["residuals"] ** 2 / cases[:, None], 0.0)
     merged = _Merged(names, cases, feature_means, covariate_means, effects, scatter, squares)
+    return _solve(merged, settings)
+
+
+def combat_of_moments(names: Sequence[str], settings: CombatSettings, groups: Sequence[Moments]) -> CombatModel:
+    """ComBat without covariates from the moments of each batch, in the order of ``settings.batches``.
+
+    With exact moments this is `combat`. Noise can leave a batch no spread: `LEAST_SPREAD` of what the batches have in
+    common is the floor.
+
+    Raises
+    ------
+    StatisticError
+        As `combat`; and for settings with covariates, of which moments say nothing.
+    """
+    if settings.covariates.column_names:
+        raise StatisticError(f"moments know no covariates, got {', '.join(settings.covariates.column_names)}")
+    cases = np.array([group.n_cases for group in groups], dtype=np.int64)
+    _refuse_small_batches(cases, settings)
+    squares = np.array([group.m2 for group in groups])
+    common = squares.sum(axis=0) / cases.sum()
+    squares = np.maximum(squares, LEAST_SPREAD * common * cases[:, None])
+    none = np.zeros((0, len(names)))
+    means = np.array([group.mean for group in groups])
+    merged = _Merged(tuple(names), cases, means, np.zeros((len(cases), 0)), none, np.zeros((0, 0)), squares)
     return _solve(merged, settings)
 
 

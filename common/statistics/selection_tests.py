@@ -23,7 +23,12 @@ def welch(names: Sequence[str], classes: Sequence[str]) -> Procedure[Ranking]:
     """Welch's t of each feature between two classes, ranked by |t|; p-values with Welch-Satterthwaite freedom."""
     if len(classes) != 2:
         raise StatisticError(f"Welch's test compares two classes, got {len(classes)}; use analysis of variance")
-    groups = yield from grouped_moments(names, by="class", groups=classes)
+    return welch_of((yield from grouped_moments(names, by="class", groups=classes)), classes)
+
+
+def welch_of(groups: Sequence[Moments], classes: Sequence[str]) -> Ranking:
+    """As `welch`, from the moments of each class."""
+    names = groups[0].names
     _check(groups, classes)
     parts = [group.variance() / group.present for group in groups]
     difference, spread = groups[1].mean - groups[0].mean, parts[0] + parts[1]
@@ -35,7 +40,12 @@ def welch(names: Sequence[str], classes: Sequence[str]) -> Procedure[Ranking]:
 
 def analysis_of_variance(names: Sequence[str], classes: Sequence[str]) -> Procedure[Ranking]:
     """One-way F of each feature between the classes."""
-    groups = yield from grouped_moments(names, by="class", groups=classes)
+    return variance_of((yield from grouped_moments(names, by="class", groups=classes)), classes)
+
+
+def variance_of(groups: Sequence[Moments], classes: Sequence[str]) -> Ranking:
+    """As `analysis_of_variance`, from the moments of each class."""
+    names = groups[0].names
     _check(groups, classes)
     between, within, n = between_and_within(groups)
     _refuse_constant(names, within)

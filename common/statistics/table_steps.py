@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from common.errors import MessageError, StatisticError
+from common.errors import MessageError, PrivacyError, StatisticError
 from common.messages import TableStep
+from common.statistics.bounds import Bounds, Limits
 from common.statistics.codec import decode_fields, encode_fields
 from common.statistics.combat_model import CombatModel, adapt
 from common.statistics.moments import Imputer, Scaler
@@ -38,9 +39,10 @@ class Keep:
             raise StatisticError(str(absent.args[0])) from absent
 
 
-Step = Keep | Imputer | Scaler | CombatModel | PrincipalComponents
+Step = Bounds | Keep | Imputer | Scaler | CombatModel | PrincipalComponents
 
 TABLE_STEPS: Mapping[str, type[Step]] = {
+    "bounds": Bounds,
     "keep": Keep,
     "imputer": Imputer,
     "scaler": Scaler,
@@ -111,6 +113,34 @@ def columns_after(steps: Sequence[Step], names: Sequence[str]) -> tuple[str, ...
         elif not isinstance(step, CombatModel):
             names = step.names
     return tuple(names)
+
+
+def limits_after(steps: Sequence[Step]) -> Limits:
+    """Ranges of the table's columns after the steps: they follow from the steps, never from a case.
+
+    A column without a `Bounds` step has none. ComBat keeps a column about where it was, so its range stays, and what it
+    moves beyond is clipped.
+
+    Raises
+    ------
+    PrivacyError
+        After principal components, whose ranges nobody declared.
+    """
+    limits = Limits((), np.zeros(0), np.zeros(0))
+    for step in steps:
+        if isinstance(step, Bounds):
+            limits = Limits(step.names, step.low, step.high)
+        elif isinstance(step, Keep):
+            limits = limits.keep([name for name in step.names if name in limits.names])
+        elif isinstance(step, Imputer):
+            limits = limits.keep(step.names, complete=True)
+        elif isinstance(step, Scaler):
+            low, high = limits.of(step.names)
+            ends = (low - step.location) / step.scale, (high - step.location) / step.scale
+            limits = Limits(step.names, *ends, limits.complete)
+        elif isinstance(step, PrincipalComponents):
+            raise PrivacyError("principal components have no declared range")
+    return limits
 
 
 def _harmonised(model: CombatModel, cohort: Cohort, *, fold: int, unseen: UnseenSites | None) -> Cohort:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.errors import MessageError, StatisticError
+from common.errors import MessageError, PrivacyError, StatisticError
 from common.messages import TableStep
 from common.outcomes import ClassOutcome
+from common.statistics.bounds import Bounds
 from common.statistics.combat import combat
 from common.statistics.combat_model import CombatModel, CombatSettings, adapt
 from common.statistics.design import Covariates
@@ -24,6 +25,7 @@ from common.statistics.table_steps import (
     columns_after,
     decode_steps,
     encode_steps,
+    limits_after,
 )
 from common.tables import FeatureTable
 from tests.common.statistics.cohorts import by_batch, cohort, solve
@@ -49,6 +51,7 @@ def model(**settings) -> CombatModel:
 
 COMPONENTS = solve(lambda: principal_components(NAMES[:3], 2), [WHOLE])
 LONG: tuple[Step, ...] = (
+    Bounds(NAMES, np.full(5, -15.0), np.full(5, 15.0)),
     Keep(NAMES),
     Imputer(NAMES, np.zeros(5)),
     model(),
@@ -67,7 +70,7 @@ def test_steps_are_applied_in_order():
 def test_every_step_comes_back_from_the_wire():
     assert {type(step) for step in LONG} == set(TABLE_STEPS.values())
     back = decode_steps(encode_steps(LONG))
-    assert [type(step) for step in back] == [Keep, Imputer, CombatModel, Scaler, PrincipalComponents]
+    assert [type(step) for step in back] == [Bounds, Keep, Imputer, CombatModel, Scaler, PrincipalComponents]
     np.testing.assert_array_equal(
         apply_steps(FIT, back, fold=0).table.values, apply_steps(FIT, LONG, fold=0).table.values
     )
@@ -138,7 +141,7 @@ def test_no_label_of_a_held_out_case_reaches_its_features():
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        (TableStep("pickle", {}), "no table step of kind 'pickle'; there are keep, imputer, scaler, combat"),
+        (TableStep("pickle", {}), "no table step of kind 'pickle'; there are bounds, keep, imputer, scaler, combat"),
         (TableStep("keep", {}), "absent fields"),
         (TableStep("keep", {"names": ("a",), "more": 1}), "unknown fields"),
         (TableStep("keep", {"names": 3}), "expected a tuple"),
@@ -146,6 +149,7 @@ def test_no_label_of_a_held_out_case_reaches_its_features():
         (TableStep("imputer", {"names": ("a",), "fill": np.array([np.nan])}), "not finite"),
         (TableStep("imputer", {"names": ("a",), "fill": np.array([1, 2])}), "int64"),
         (TableStep("imputer", {"names": ("a",), "fill": np.array([1.0, 2.0])}), "one finite value"),
+        (TableStep("bounds", {"names": ("a",), "low": np.array([1.0]), "high": np.array([1.0])}), "have a width"),
     ],
 )
 def test_what_is_no_step_is_refused(step: TableStep, reason: str):
@@ -156,3 +160,29 @@ def test_what_is_no_step_is_refused(step: TableStep, reason: str):
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(StatisticError, match="features not in the table: x"):
         apply_steps(SMALL, [Keep(("a", "x"))], fold=0)
+
+
+def test_values_beyond_the_bounds_are_moved_to_them_and_missing_ones_stay_missing():
+    step = Bounds(("b", "a"), np.array([0.0, 2.0]), np.array([3.5, 2.5]))
+    np.testing.assert_array_equal(step.apply(TABLE).values, [[np.nan, 2.0], [3.5, 2.5]])
+
+
+def test_ranges_follow_the_steps():
+    """What the limits say after the steps holds for every row, and the ends are reached by rows at the bounds."""
+    bounds = Bounds(("a", "b", "c"), np.array([0.0, -1.0, 5.0]), np.array([2.0, 1.0, 6.0]))
+    steps = (bounds, *STEPS)
+    limits = limits_after(steps)
+    assert limits.names == ("c", "b")
+    assert limits.complete
+    assert not limits_after(steps[:2]).complete
+    ends = FeatureTable(np.array([bounds.low, bounds.high]), bounds.names, TABLE.case_ids)
+    reached = apply_steps(replace(SMALL, table=ends), steps, fold=0).table.values
+    np.testing.assert_array_equal(reached, [limits.low, limits.high])
+
+
+def test_without_bounds_no_column_has_a_range_and_components_have_none_at_all():
+    assert limits_after(STEPS[:1]).names == ()
+    with pytest.raises(PrivacyError, match="no range is declared of c"):
+        limits_after(STEPS)
+    with pytest.raises(PrivacyError, match="principal components"):
+        limits_after(LONG)
