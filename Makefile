@@ -44,6 +44,7 @@ bench-statistics: $(STAMP)
 
 bench-deploy: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.deploy
+	$(BIN)/python -m simulations.benchmarks.rounds
 
 # A study between network namespaces with firewalls, a proxy, cut cables; needs root and iproute2.
 hosts: $(STAMP)

@@ -85,6 +85,9 @@ def prepare(
 
 def _agreed(study: StudyConfig, counts: Mapping[str, Prepared], journal: JsonLines) -> AgreedTable:
     names = next(iter(counts.values())).feature_names
+    batches = {site: count.batches for site, count in counts.items()}
+    if not names:  # a study of images alone
+        return AgreedTable((), batches)
     schemas = [
         TableSchema(
             site=site,
@@ -98,7 +101,7 @@ def _agreed(study: StudyConfig, counts: Mapping[str, Prepared], journal: JsonLin
     found = agree(schemas, missing_feature=study.table.missing_feature)
     if found.dropped:
         journal.write("dropped", features=", ".join(found.dropped))
-    return AgreedTable(found.feature_names, {site: count.batches for site, count in counts.items()})
+    return AgreedTable(found.feature_names, batches)
 
 
 def _require_same_cases(values: Mapping[str, object], former: Unit | None) -> None:

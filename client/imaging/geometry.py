@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from client.imaging.resample import Region, bounding_box
 from common.errors import CaseError, Code
@@ -34,8 +34,8 @@ def on_grid_of(reference: Volume, other: Volume, *, case_id: str, name: str) -> 
 
 def lps_axes(volume: Volume) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """Which array axis runs most along z, y and x of LPS, and which of them must be flipped to rise with it."""
-    rows, columns = linear_sum_assignment(-np.abs(volume.direction))  # rows: world axes; columns: array axes
-    array_axis = dict(zip(rows.tolist(), columns.tolist(), strict=True))
+    share = np.abs(volume.direction)  # rows: world axes; columns: array axes
+    array_axis = max(permutations(range(3)), key=lambda axes: share[range(3), axes].sum())
     d, h, w = (array_axis[world] for world in WORLD_AXIS_OF_ARRAY)
     flips = [bool(volume.direction[world, array_axis[world]] < 0) for world in WORLD_AXIS_OF_ARRAY]
     return (d, h, w), (flips[0], flips[1], flips[2])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+from scipy import special
 
 from common.errors import MetricError
 
@@ -55,7 +55,7 @@ def normal_quantile(confidence: float) -> float:
     """Two-sided standard normal quantile, 1.96 at 0.95."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence lies between 0 and 1, got {confidence}")
-    return float(stats.norm.ppf(0.5 + confidence / 2))
+    return float(special.ndtri(0.5 + confidence / 2))
 
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95, what: str = "proportion") -> Estimate:
@@ -87,7 +87,7 @@ def mean_interval(total: float, squares: float, n: int, *, confidence: float = 0
         raise MetricError(f"the interval of a mean needs 2 cases, got {n}")
     value = total / n
     variance = max(squares - total * value, 0.0) / (n - 1)
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * math.sqrt(variance / n)
+    half = float(special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
     return Estimate(value, value - half, value + half, "Student's t")
 
 
@@ -115,6 +115,8 @@ def newcombe_auc(value: float, n_positive: int, n_negative: int, *, confidence: 
 
     Each end is the theta with ``|value - theta| = z sqrt(V(theta))``, V being Hanley and McNeil's variance.
     """
+    from scipy import optimize  # here, because every start of a site would pay for it
+
     z = normal_quantile(confidence)
     half_size = (n_positive + n_negative) / 2 - 1
 

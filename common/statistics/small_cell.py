@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linprog
 
 from common.errors import Code, GateError
 from common.statistics.columns import Indices, Matrix, case_words
@@ -176,6 +175,8 @@ def feasible_range(table: ReleasedTable, position: int) -> tuple[int, int]:
     ``position`` counts the cells row by row, then the row totals, then the column totals. The counts are the unknowns,
     every released number is an equation; both ends follow by linear programming.
     """
+    from scipy.optimize import linprog  # here, because every start of a site would pay for it
+
     shape = table.counts.shape
     lines, published = _line_matrix(shape), table._flat()
     known = published != HIDDEN

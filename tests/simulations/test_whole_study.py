@@ -12,9 +12,11 @@ from common.journal import JsonLines
 from common.messages import Refusal
 from server.checkpoint import CheckpointStore
 from server.opening import open_run
+from server.report import write_report
+from server.results import load_results
 from server.training import TrainingState
 from simulations.run import Cohort, simulate
-from tests.small_study import write_cohort, write_study
+from tests.small_study import STUDY, write_cohort, write_study
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +90,15 @@ def test_journal_counts_every_answer(cohort: Cohort, tmp_path: Path) -> None:
     assert len(trained) == 3 * (3 + 3)
     assert all(line["bytes_up"] > 0 and line["bytes_down"] > 0 for line in answers)
     assert not [line for line in answers if line["reply"] == Refusal.__name__]
+
+
+def test_a_study_of_images_alone_needs_no_table(cohort: Cohort, tmp_path: Path) -> None:
+    head, network = STUDY.split('[[models]]\nname = "radiomics"')[0], STUDY[STUDY.index('[[models]]\nname = "cnn"') :]
+    lines = [line for line in head.splitlines() if not line.startswith(("clinical", "radiomics"))]
+    study_file, study = write_study(tmp_path, "\n".join(lines) + "\n" + network)
+    opened = open_run(study_file, tmp_path / "run", resume=False)
+    simulate(opened.study, cohort, out=tmp_path / "run", journal=opened.journal)
+    results = load_results([tmp_path / "run"])
+    write_report(results, tmp_path / "report.html")
+    assert "cnn" in (tmp_path / "report.html").read_text()
+    assert CheckpointStore(tmp_path / "run" / "checkpoints", digest(study)).load("training.federated.cnn.fold0")
