@@ -14,7 +14,7 @@ from common.codec import encode, encoded_size
 from common.config.loading import digest, error_code
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
-from common.errors import Code, FedradError, GateError, StateError
+from common.errors import Code, FedradError, GateError, MessageError, StateError
 from common.journal import JsonLines
 from common.messages import (
     SCHEMA_VERSION,
@@ -23,6 +23,7 @@ from common.messages import (
     Finish,
     Hello,
     Landmarks,
+    MaskingRequest,
     Prepare,
     Refusal,
     Reply,
@@ -104,6 +105,8 @@ class Site:
         if isinstance(request, Finish):
             return self._finish(request)
         study = self._approved(request.study_digest)
+        if isinstance(request, MaskingRequest):
+            raise MessageError("this study does not add up its answers under masks")
         if isinstance(request, Prepare):
             return study.answer_prepare(request)
         if isinstance(request, AskStatistic):

@@ -9,6 +9,7 @@ missing, unknown or mistyped field, a bad dtype or a size that does not add up i
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import types
@@ -21,7 +22,8 @@ import numpy.typing as npt
 
 from common.arrays import Parameters
 from common.errors import MessageError
-from common.messages import REPLIES, REQUESTS, Message, PrivacyEvent, TableStep
+from common.masking_messages import KeysAdvertised
+from common.messages import REPLIES, REQUESTS, Message, PrivacyEvent, Question, TableStep
 
 Array = npt.NDArray[np.generic]
 Encoded = tuple[bytes, list[Array]]
@@ -35,7 +37,8 @@ MAX_VALUES = 2**40
 """Bound of each side of a shape and of the product of all sides."""
 
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in (*REQUESTS, *REPLIES)}
-_NESTED: dict[type, str] = {TableStep: "TableStep", PrivacyEvent: "PrivacyEvent"}
+_NESTED: tuple[type, ...] = (TableStep, PrivacyEvent, KeysAdvertised)
+_QUESTIONS: tuple[type, ...] = typing.get_args(Question)
 _HINTS: dict[type, dict[str, Any]] = {cls: typing.get_type_hints(cls) for cls in (*_TYPES.values(), *_NESTED)}
 
 
@@ -50,6 +53,16 @@ def encoded_size(encoded: Encoded) -> int:
     """Bytes of header and arrays together."""
     header, arrays = encoded
     return len(header) + sum(array.nbytes for array in arrays)
+
+
+def request_digest(request: Question) -> str:
+    """SHA-256 of a question as it travels: equal digests mean that two sites were asked the same, to the last bit."""
+    header, arrays = encode(request)
+    sha = hashlib.sha256(f"{len(header)}\n".encode() + header)
+    for array in arrays:
+        sha.update(f"{array.dtype.str} {array.size}\n".encode())
+        sha.update(array.data)
+    return sha.hexdigest()
 
 
 def decode(header: bytes, arrays: Sequence[Array]) -> Message:
@@ -137,6 +150,8 @@ def _plain(value: Any, arrays: list[Array]) -> Any:
         return [_plain(item, arrays) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item, arrays) for key, item in value.items()}
+    if type(value) in _QUESTIONS:
+        return {"@kind": type(value).__name__, **_fields(value, arrays)}
     if type(value) in _NESTED:
         return _fields(value, arrays)
     raise MessageError(f"a message cannot carry a {type(value).__name__}")
@@ -196,6 +211,8 @@ def _read(hint: Any, value: Any, reader: _Reader, where: str) -> Any:
 
 def _read_union(options: tuple[Any, ...], value: Any, reader: _Reader, where: str) -> Any:
     """The one option of a union that the JSON shape points to; nothing is tried and thrown away."""
+    if isinstance(value, dict) and "@kind" in value:
+        return _read_question(options, value, reader, where)
     by_shape: list[tuple[bool, Callable[[Any], bool]]] = [
         (isinstance(value, dict) and "@" in value, lambda hint: typing.get_origin(hint) is np.ndarray),
         (isinstance(value, dict) and "@float" in value, lambda hint: hint is float),
@@ -212,6 +229,14 @@ def _read_union(options: tuple[Any, ...], value: Any, reader: _Reader, where: st
                     return _read(hint, value, reader, where)
             break
     raise MessageError(f"{where}: a {type(value).__name__} fits none of the allowed types")
+
+
+def _read_question(options: tuple[Any, ...], value: dict[str, Any], reader: _Reader, where: str) -> Any:
+    """A request within a request: one of those that the field allows, by its name."""
+    found = [option for option in options if option in _QUESTIONS and option.__name__ == value["@kind"]]
+    if not found:
+        raise MessageError(f"{where}: holds no question that it may hold")
+    return _build(found[0], {name: item for name, item in value.items() if name != "@kind"}, reader)
 
 
 def _read_scalar(hint: Any, value: Any, where: str) -> Any:

@@ -21,8 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from common.arrays import Parameters
+from common.masking_messages import (
+    AdvertiseKeys,
+    ConsistencyCheck,
+    Consistent,
+    KeysAdvertised,
+    MaskedValues,
+    ShareKeys,
+    SharesSealed,
+    Unmask,
+    Unmasked,
+)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Scalar = int | float | str | bool
 Value = Scalar | tuple[Scalar, ...] | npt.NDArray[np.generic]
@@ -244,6 +255,16 @@ class EvaluationSums:
 
 
 @dataclass(frozen=True, eq=False)
+class MaskedInput:
+    """Answer ``request`` in masked words; ``sealed`` are the shares that other sites entrust to this one, by owner."""
+
+    study_digest: str
+    session: str
+    request: AskStatistic | Train | Evaluate
+    sealed: Sums
+
+
+@dataclass(frozen=True, eq=False)
 class Finish:
     """The run is over; the site may release memory and close its log entry."""
 
@@ -266,18 +287,31 @@ class Refusal:
     )
 
 
-Request = Hello | Prepare | AskStatistic | Train | Evaluate | Finish
-Reply = Welcome | Prepared | StatisticSums | LocalUpdate | EvaluationSums | Done | Refusal
+Question = AskStatistic | Train | Evaluate
+"""Requests about cases whose answers add up over sites."""
+
+MaskingRequest = AdvertiseKeys | ShareKeys | MaskedInput | ConsistencyCheck | Unmask
+"""Steps of a masked sum, in order."""
+
+Request = Hello | Prepare | AskStatistic | Train | Evaluate | MaskingRequest | Finish
+MaskingReply = KeysAdvertised | SharesSealed | MaskedValues | Consistent | Unmasked
+Reply = Welcome | Prepared | StatisticSums | LocalUpdate | EvaluationSums | MaskingReply | Done | Refusal
 Message = Request | Reply
 
-REQUESTS: tuple[type, ...] = (Hello, Prepare, AskStatistic, Train, Evaluate, Finish)
-REPLIES: tuple[type, ...] = (Welcome, Prepared, StatisticSums, LocalUpdate, EvaluationSums, Done, Refusal)
 ANSWER_OF: Mapping[type, type] = {
     Hello: Welcome,
     Prepare: Prepared,
     AskStatistic: StatisticSums,
     Train: LocalUpdate,
     Evaluate: EvaluationSums,
+    AdvertiseKeys: KeysAdvertised,
+    ShareKeys: SharesSealed,
+    MaskedInput: MaskedValues,
+    ConsistencyCheck: Consistent,
+    Unmask: Unmasked,
     Finish: Done,
 }
 """Which reply a request expects; `Refusal` is always possible, everything else is refused."""
+
+REQUESTS: tuple[type, ...] = tuple(ANSWER_OF)
+REPLIES: tuple[type, ...] = (*ANSWER_OF.values(), Refusal)

@@ -14,6 +14,11 @@ WHAT_LEFT: Mapping[str, str] = {
     "StatisticSums": "Sums over the training cases that the study's statistics are made of; their number.",
     "LocalUpdate": "The change of the model's parameters, one training loss, the number of cases.",
     "EvaluationSums": "Counts of test cases by class and by bin of the predicted probability, sums of errors.",
+    "KeysAdvertised": "Public keys for one masked sum, with the hospital's certificate and signature.",
+    "SharesSealed": "Parts of the hospital's secret masks, sealed for the other hospitals.",
+    "MaskedValues": "An answer under masks: random numbers until all hospitals' masks cancel in the sum.",
+    "Consistent": "A signature of which hospitals are in the sum.",
+    "Unmasked": "Parts of masks: the sum can be read, no hospital's share in it.",
     "Done": "An acknowledgement.",
     "Refusal": "An error code, nothing else.",
 }
@@ -25,6 +30,11 @@ WHAT_CAME: Mapping[str, str] = {
     "AskStatistic": "which sums are wanted, the steps and landmarks learned so far",
     "Train": "the model's parameters, the learned table steps and landmarks",
     "Evaluate": "the finished model, the learned table steps and landmarks",
+    "AdvertiseKeys": "the request to make keys for a masked sum",
+    "ShareKeys": "the public keys of all hospitals",
+    "MaskedInput": "a question to be answered under masks",
+    "ConsistencyCheck": "the names of the hospitals in a sum",
+    "Unmask": "the signatures of the hospitals in a sum",
     "Finish": "the end of the run",
 }
 """By kind of request: what reached the hospital."""

@@ -14,7 +14,7 @@ from client.site import Site
 from client.study_at_site import StudyAtSite, Trainer, declared
 from common.config.loading import digest
 from common.config.study import StudyConfig
-from common.errors import Code, FedradError
+from common.errors import Code, FedradError, MessageError
 from common.messages import (
     TRAINING,
     AskStatistic,
@@ -23,6 +23,7 @@ from common.messages import (
     Finish,
     Hello,
     Landmarks,
+    MaskingRequest,
     Prepare,
     Prepared,
     Refusal,
@@ -58,6 +59,8 @@ class PooledSite:
                 return Welcome(POOLED, versions())
             if isinstance(request, Finish):
                 return Done()
+            if isinstance(request, MaskingRequest):
+                raise MessageError("the pooled reference stands alone, there is nothing to mask")
             return self._about_cases(request)
         except FedradError as error:
             return Refusal(error.code)

@@ -13,6 +13,17 @@ from hypothesis.extra import numpy as hnp
 
 from common.arrays import Parameters
 from common.codec import ALLOWED_DTYPES
+from common.masking_messages import (
+    AdvertiseKeys,
+    ConsistencyCheck,
+    Consistent,
+    KeysAdvertised,
+    MaskedValues,
+    ShareKeys,
+    SharesSealed,
+    Unmask,
+    Unmasked,
+)
 from common.messages import (
     AskStatistic,
     Done,
@@ -21,6 +32,7 @@ from common.messages import (
     Finish,
     Hello,
     LocalUpdate,
+    MaskedInput,
     Prepare,
     Prepared,
     PrivacyEvent,
@@ -54,7 +66,28 @@ def _prepared(usable: int, pending: int, exclusions: Mapping[str, int], names: l
     return Prepared(listed, usable, pending, exclusions, "digest", tuple(names))
 
 
+QUESTIONS = st.one_of(
+    st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, STEPS, st.just("training"), LANDMARKS),
+    st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS, LANDMARKS),
+    st.builds(Evaluate, NAMES, COUNTS, NAMES, st.sampled_from(["train", "test"]), PARAMETERS, STEPS, STEPS, LANDMARKS),
+)
+SITES = st.lists(NAMES, max_size=3).map(tuple)
+KEYS = st.builds(KeysAdvertised, NAMES, ARRAYS, ARRAYS, ARRAYS, ARRAYS)
+MASKING = st.one_of(
+    st.builds(AdvertiseKeys, NAMES, NAMES, NAMES, SITES),
+    KEYS,
+    st.builds(ShareKeys, NAMES, NAMES, st.lists(KEYS, max_size=2).map(tuple)),
+    st.builds(SharesSealed, SUMS, SUMS, ARRAYS),
+    st.builds(MaskedInput, NAMES, NAMES, QUESTIONS, SUMS),
+    st.builds(MaskedValues, st.dictionaries(NAMES, NAMES, max_size=3), ARRAYS, ARRAYS),
+    st.builds(ConsistencyCheck, NAMES, NAMES, SITES),
+    st.builds(Consistent, ARRAYS),
+    st.builds(Unmask, NAMES, NAMES, SUMS),
+    st.builds(Unmasked, SUMS, SUMS),
+)
+
 MESSAGES = st.one_of(
+    MASKING,
     st.builds(Hello, NAMES, st.dictionaries(NAMES, NAMES, max_size=3), COUNTS),
     st.builds(Welcome, NAMES, st.dictionaries(NAMES, NAMES, max_size=3)),
     st.builds(Prepare, NAMES, FLOATS, TABLES, LANDMARKS),

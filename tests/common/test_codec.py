@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.arrays import Parameters
-from common.codec import ALLOWED_DTYPES, MAX_ARRAYS, MAX_HEADER_BYTES, decode, encode, encoded_size
+from common.codec import ALLOWED_DTYPES, MAX_ARRAYS, MAX_HEADER_BYTES, decode, encode, encoded_size, request_digest
 from common.errors import MessageError
-from common.messages import REPLIES, REQUESTS, AskStatistic, Done, Hello, LocalUpdate, StatisticSums, Train
+from common.messages import REPLIES, REQUESTS, AskStatistic, Done, Hello, LocalUpdate, MaskedInput, StatisticSums, Train
 from tests.common.messages_strategy import MESSAGES, same
 
 JSON = st.recursive(
@@ -199,3 +200,23 @@ def _message_or_refusal(header: bytes, arrays: list[np.ndarray]) -> None:
     except MessageError:
         return
     assert same(decode(*encode(message)), message)
+
+
+def question(round_number: int = 1, value: float = 1.0) -> Train:
+    return Train("d", 0, "m", round_number, Parameters({"w": np.full(3, value)}))
+
+
+def test_a_question_within_a_request_is_one_of_three():
+    request = MaskedInput("d", "s", question(), {})
+    header, arrays = encode(request)
+    assert same(decode(header, arrays), request)
+    for kind in (b"Hello", b"MaskedInput", b"Nonsense"):
+        with pytest.raises(MessageError, match="holds no question that it may hold"):
+            decode(header.replace(b'"@kind":"Train"', b'"@kind":"' + kind + b'"'), arrays)
+
+
+def test_the_digest_of_a_question_survives_the_wire_and_tells_every_change():
+    request = question()
+    assert request_digest(cast(Train, decode(*encode(request)))) == request_digest(request)
+    changed = [question(2), question(value=1.0 + 2**-52), Train("d", 1, "m", 1, request.parameters)]
+    assert len({request_digest(item) for item in [request, *changed]}) == 4
