@@ -13,6 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from client.governance_cli import governance_app
+from client.site_file import SiteFile, load_site
+
 if TYPE_CHECKING:
     from client.prepared_study import PreparedStudy
     from common.config.site import SiteConfig
@@ -22,8 +25,7 @@ if TYPE_CHECKING:
 site_app = typer.Typer(
     no_args_is_help=True, help="A hospital: check its cases, extract features, take part in studies."
 )
-
-SiteFile = Annotated[Path, typer.Argument(help="The hospital's own site.toml.")]
+site_app.add_typer(governance_app)
 
 
 @site_app.command()
@@ -85,7 +87,7 @@ def preflight(site_file: SiteFile) -> None:
     """
     from client.preflight import check_site
 
-    config, studies = _load(site_file)
+    config, studies = load_site(site_file)
     table = Table("", "check", "finding", title=f"site {config.site}: preflight", show_lines=False)
     signs = {"ok": "[green]OK[/]", "attention": "[yellow]SOON[/]", "failed": "[red]TO DO[/]", "skipped": "[dim]-[/]"}
     findings = check_site(config, studies)
@@ -110,7 +112,7 @@ def check(
 
     Exit code 1 where a case is left out, so that a script can notice.
     """
-    config, studies = _load(site_file)
+    config, studies = load_site(site_file)
     console = Console()
     excluded = 0
     for study in studies:
@@ -130,7 +132,7 @@ def extract(
     out: Annotated[Path, typer.Option(help="CSV with one row a case; it stays at the hospital.")],
 ) -> None:
     """Extract the radiomics and clinical table of the first approved study into a local CSV."""
-    config, studies = _load(site_file)
+    config, studies = load_site(site_file)
     prepared = _prepare(config, studies[0], Console())
     data = prepared.opened(prepared.landmarks).data
     table = data.features.beside(data.clinical)
@@ -147,9 +149,10 @@ def start(site_file: SiteFile) -> None:
     from client.node import NodeConnection, serve
     from client.preflight import check_certificate
     from client.site import Site
+    from common.config.loading import digest
     from common.errors import ConfigError
 
-    config, studies = _load(site_file)
+    config, studies = load_site(site_file)
     if config.coordinator is None:
         raise ConfigError(str(site_file), ["coordinator: missing; needed to take part in a study"])
     stop = threading.Event()
@@ -157,7 +160,13 @@ def start(site_file: SiteFile) -> None:
         signal.signal(number, lambda *_: stop.set())
     site = Site(config, studies)
     console = Console()
-    console.print(f"site {config.site}: {len(studies)} approved studies, coordinator {config.coordinator.address}")
+    for study in studies:
+        if digest(study) not in site.gate.approvals.held:
+            console.print(
+                f"[yellow]{study.name} is not approved, so it is refused: fedrad site approve[/]", soft_wrap=True
+            )
+    approved = sum(digest(study) in site.gate.approvals.held for study in studies)
+    console.print(f"site {config.site}: {approved} approved studies, coordinator {config.coordinator.address}")
 
     def tell(text: str) -> None:
         console.print(text, markup=False)
@@ -167,15 +176,6 @@ def start(site_file: SiteFile) -> None:
     if certificate.advice:
         tell(f"certificate {certificate.detail}; {certificate.advice}")
     serve(connection, site.answer, stop=stop, on_event=tell)
-
-
-def _load(site_file: Path) -> tuple[SiteConfig, list[StudyConfig]]:
-    from common.config.loading import load
-    from common.config.site import SiteConfig
-    from common.config.study import StudyConfig
-
-    config = load(site_file, SiteConfig).relative_to(site_file.resolve().parent)
-    return config, [load(path, StudyConfig) for path in config.studies]
 
 
 def _prepare(config: SiteConfig, study: StudyConfig, console: Console) -> PreparedStudy:

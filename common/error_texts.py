@@ -106,6 +106,14 @@ EXPLANATIONS: Mapping[Code, Explanation] = {
         "The request would break a privacy promise; nothing was computed.", "Compare the study's privacy settings."
     ),
     Code.GATE: Explanation("The hospital's own rules refuse the request.", "Ask the hospital; its log names the rule."),
+    Code.GATE_LIMIT: Explanation(
+        "The hospital answers no further questions of this kind: its limit for the study is reached.",
+        "Ask the hospital; its log names the limit, which [gate] in its site.toml sets.",
+    ),
+    Code.SITE_STOPPED: Explanation(
+        "The hospital stopped taking part for now; nothing leaves it until it resumes.",
+        "Ask the hospital why; a study goes on with --resume after fedrad site resume.",
+    ),
     Code.SMALL_CELL: Explanation(
         "The answer would rest on fewer cases than the hospital's minimum, so it was not given.",
         "More cases, fewer folds, or a lower minimum where the hospital agrees.",
@@ -116,7 +124,7 @@ EXPLANATIONS: Mapping[Code, Explanation] = {
     ),
     Code.STUDY_NOT_APPROVED: Explanation(
         "The hospital has not approved exactly this study file.",
-        "Send the hospital the file; it approves by naming its copy in site.toml.",
+        "Send the hospital the file; it approves its copy with fedrad site approve.",
     ),
     Code.VERSION_MISMATCH: Explanation(
         "The hospital computes with other versions of the software that changes numbers.",

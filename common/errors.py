@@ -52,6 +52,8 @@ class Code(StrEnum):
     METRIC = "metric"
     PRIVACY = "privacy"
     GATE = "gate"
+    GATE_LIMIT = "gate_limit"
+    SITE_STOPPED = "site_stopped"
     SMALL_CELL = "small_cell"
     BUDGET_EXCEEDED = "budget_exceeded"
     STUDY_NOT_APPROVED = "study_not_approved"

@@ -283,7 +283,7 @@ class Refusal:
 
     code: str
     FATAL: ClassVar[frozenset[str]] = frozenset(
-        {"study_not_approved", "version_mismatch", "gate", "budget_exceeded", "site_unknown"}
+        {"study_not_approved", "version_mismatch", "gate", "gate_limit", "budget_exceeded", "site_unknown"}
     )
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from common.data_flow_words import readable_bytes
 from common.error_texts import explain
 from common.version import VERSION
 from server.checkpoint import write_atomic
 from server.courses import LOCAL
-from server.data_flow import by_phase, by_site, hospital_flows, readable_bytes, refusals
+from server.data_flow import by_phase, by_site, hospital_flows, refusals
 from server.figures import LineStyle, course_style
 from server.record import UNASSIGNED, SiteCases, StudyResults
 from server.report_models import model_sections

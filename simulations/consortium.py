@@ -2,8 +2,8 @@
 
 Folder layout::
 
-    FOLDER/hospitals/<name>/     site.toml, study.toml, cases.csv, keys/, state/    the hospital's own
-    FOLDER/coordinator/          the authority, study.toml, run/                    the coordinator's own
+    FOLDER/hospitals/<name>/     site.toml, study.toml, approval.txt, cases.csv, keys/, state/    the hospital's own
+    FOLDER/coordinator/          the authority, study.toml, run/                                  the coordinator's own
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.governance_cli import approve
 from client.identity import make_identity
 from common.errors import FederationError
 from server.checkpoint import write_atomic
@@ -70,7 +72,7 @@ class Consortium:
         return self.folder / "hospitals" / name
 
     def provision(self, study_file: Path, *, minimum_cases: int) -> None:
-        """Keys made at each hospital, requests signed by the coordinator's authority, folders closed to one another.
+        """Keys made at each hospital and signed by the coordinator's authority, the study approved, folders closed.
 
         The hospitals' folders and ``cases.csv`` are there already.
         """
@@ -82,6 +84,8 @@ class Consortium:
             write_atomic(home / "keys" / "ca.pem", authority.ca_certificate)
             write_atomic(home / "site.toml", self._site_toml(name, minimum_cases).encode())
             shutil.copyfile(study_file, home / "study.toml")
+            with (home / "approval.txt").open("w") as told, redirect_stdout(told):  # what its people would read
+                approve(home / "study.toml", home / "site.toml", yes=True)
             if self.separation.kind == "users":
                 shutil.copytree(self._compiled_kernels(), home / KERNEL_CACHE)
             self.separation.own(home, number)

@@ -152,4 +152,5 @@ def _copied_site(out: Path, name: str, study: StudyConfig) -> Site:
     config = load(home / "site.toml", SiteConfig).relative_to(home)
     state = out / "reference" / "sites" / name
     shutil.copytree(config.state / "cache", state / "cache")
-    return Site(config.model_copy(update={"state": state}), [study], secret="")
+    # nobody outside can ask this one: no coordinator, and so no approval
+    return Site(config.model_copy(update={"state": state, "coordinator": None}), [study], secret="")

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
+from common.config.gate import GateConfig
 from common.config.loading import Check, Frozen
 
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
@@ -69,7 +70,10 @@ class SiteConfig(Frozen):
         No statistic, update or metric is computed from fewer cases than this.
     studies : tuple of Path
         The study files that this hospital agreed to, in its own copy. A request for a study that differs from all of
-        them in any setting (SHA-256 of its canonical JSON) is refused.
+        them in any setting (SHA-256 of its canonical JSON) is refused; so is one that was not approved
+        (``fedrad site approve``), where the hospital has a coordinator.
+    gate : GateConfig
+        This hospital's own limits on what may be asked and what leaves.
     """
 
     checks: ClassVar[tuple[Check, ...]] = (Check(("state", "data"), _state_is_elsewhere),)
@@ -83,6 +87,7 @@ class SiteConfig(Frozen):
     minimum_cases: Annotated[int, Field(ge=1)] = 10
     studies: Annotated[tuple[Path, ...], Field(min_length=1)]
     coordinator: CoordinatorConfig | None = None
+    gate: GateConfig = GateConfig()
 
     def relative_to(self, folder: Path) -> SiteConfig:
         """Paths in the file are relative to the folder that holds it."""
@@ -91,4 +96,6 @@ class SiteConfig(Frozen):
         if self.coordinator:
             paths = {name: folder / getattr(self.coordinator, name) for name in ("ca", "node_key", "certificate")}
             moved["coordinator"] = self.coordinator.model_copy(update=paths)
+        if self.gate.head:
+            moved["gate"] = self.gate.model_copy(update={"head": folder / self.gate.head})
         return self.model_copy(update=moved)

@@ -13,6 +13,7 @@ from client import study_at_site
 from client.site import Site
 from common.arrays import Parameters
 from common.codec import encode
+from common.config.gate import GateConfig
 from common.config.loading import digest
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
@@ -74,6 +75,7 @@ def config(hospital: Path, state: Path, **changes: object) -> SiteConfig:
         state=state,
         minimum_cases=2,
         studies=(hospital / "study.toml",),
+        gate=GateConfig(runs=50),  # the tests of this file ask one hospital about many models
     ).model_copy(update=changes)
 
 
@@ -300,23 +302,32 @@ def test_no_reply_holds_a_path_an_id_or_a_sentence(site: Site, hospital: Path):
     assert SECRET in (hospital / "state" / "log.jsonl").read_text()
 
 
-def test_the_outbox_holds_a_line_for_everything_that_left(hospital: Path, tmp_path: Path):
+def entries(state: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (state / "audit.jsonl").read_text().splitlines()]
+
+
+def test_the_audit_log_holds_what_was_asked_and_what_left(hospital: Path, tmp_path: Path):
     site = Site(config(hospital, tmp_path / "state"), [study()])
     site.answer(Hello(DIGEST, versions()))
     site.answer(Hello("0" * 64, versions()))
-    first, second = site.outbox.read()
-    assert (first["request"], first["reply"], first["code"], first["study"]) == ("Hello", "Welcome", "", DIGEST)
-    assert (second["reply"], second["code"]) == ("Refusal", "study_not_approved")
-    assert first["bytes"] > 0
-    assert SECRET not in json.dumps([first, second])
+    _, asked, left, refused = entries(tmp_path / "state")
+    assert (asked["event"], asked["request"], asked["study"]) == ("asked", "Hello", DIGEST)
+    assert (left["event"], left["request"], left["reply"], left["study"]) == ("left", "Hello", "Welcome", DIGEST)
+    assert isinstance(left["bytes"], int)
+    assert left["bytes"] > 0
+    assert (refused["event"], refused["code"], refused["study"]) == ("refused", "study_not_approved", "0" * 64)
+    assert SECRET not in json.dumps([asked, left, refused])
 
 
 def test_nothing_leaves_that_cannot_be_recorded(hospital: Path, tmp_path: Path):
     state = tmp_path / "state"
     site = Site(config(hospital, state), [study()])
-    (state / "outbox.jsonl").mkdir()
+    log = (state / "audit.jsonl").rename(state / "away")
+    (state / "audit.jsonl").mkdir()
     assert code_of(site.answer(Hello(DIGEST, versions()))) == Code.STATE
-    (state / "outbox.jsonl").rmdir()
+    (state / "audit.jsonl").rmdir()
+    log.rename(state / "audit.jsonl")
+    assert isinstance(site.answer(Hello(DIGEST, versions())), Welcome)
     (state / "log.jsonl").unlink()
     (state / "log.jsonl").mkdir()
     assert code_of(site.answer(Hello(DIGEST, {}))) == Code.STATE

@@ -8,10 +8,11 @@ from typing import get_args
 
 import pytest
 
+from common.data_flow_words import WHAT_CAME, WHAT_LEFT, readable_bytes
 from common.error_texts import EXPLANATIONS, explain
 from common.errors import Code
 from common.messages import Reply, Request
-from server.data_flow import WHAT_CAME, WHAT_LEFT, by_phase, by_site, readable_bytes
+from server.data_flow import by_phase, by_site
 from server.figures import SITE_COLOURS, VARIABLES, course_style, site_style
 from server.report import page, write_report
 from server.results import load_results

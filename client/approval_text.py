@@ -1,0 +1,116 @@
+"""What a hospital is about to approve, in plain words: what will be asked, what leaves, and what protects it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from common.config.loading import digest
+from common.config.site import SiteConfig
+from common.config.study import StudyConfig
+from common.data_flow_words import WHAT_LEFT
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A heading and its sentences."""
+
+    heading: str
+    sentences: tuple[str, ...]
+
+
+def explain_study(study: StudyConfig, config: SiteConfig) -> tuple[Chapter, ...]:
+    """The study as one hospital will meet it."""
+    return (
+        Chapter("The study", tuple(_study(study, config))),
+        Chapter("What is read here, and stays", tuple(_read(study))),
+        Chapter("What the coordinator will ask", tuple(_asked(study))),
+        Chapter("What leaves this hospital", tuple(_leaves(study))),
+        Chapter("What protects it", tuple(_protection(study, config))),
+    )
+
+
+def _study(study: StudyConfig, config: SiteConfig) -> Iterator[str]:
+    yield f"{study.title.rstrip('.')}."
+    if study.purpose:
+        yield f"{study.purpose.rstrip('.')}."
+    roles = ", ".join(f"{site.name} ({'trains' if site.role == 'training' else 'tests only'})" for site in study.sites)
+    yield f"Hospitals: {roles}. This one is {config.site}."
+    yield f"SHA-256 of exactly this study: {digest(study)}."
+
+
+def _read(study: StudyConfig) -> Iterator[str]:
+    images = ", ".join(f"{image.name} ({image.modality})" for image in study.images)
+    yield f"Images with their outlines: {images}. No image and no outline leaves."
+    columns = sorted({entry.column for entry in study.clinical} | study.outcome_columns | set(study.label_columns))
+    yield f"Columns of the case list: {', '.join(columns)}. No row leaves, and no case's id."
+
+
+def _asked(study: StudyConfig) -> Iterator[str]:
+    yield "To check and measure every case here, with the program that is installed here; no program code is accepted."
+    if any(entry.model.needs_table for entry in study.models):
+        yield f"For statistics of the measured table: {', '.join(_statistics(study))}."
+    courses = "twice, once together with the other hospitals and once alone" if study.local_only else "once"
+    for entry in study.models:
+        if entry.solved is not None:
+            yield f"Model {entry.name}: solved from sums over the training cases, {courses}."
+        else:
+            settings = entry.trained[1]
+            yield (
+                f"Model {entry.name}: trained here for {entry.rounds} rounds of {settings.local_epochs} "
+                f"pass{'es' * (settings.local_epochs != 1)} over the training cases, {courses}."
+            )
+    folds = f", in each of {study.n_folds} folds" if study.n_folds > 1 else ""
+    yield f"To test every hospital's and the common models on the test cases here{folds}."
+
+
+def _statistics(study: StudyConfig) -> Iterator[str]:
+    yield "numbers, means and variances"
+    if study.table.impute == "median":
+        yield "rounded counts up to values, for medians"
+    if study.table.combat is not None:
+        yield "sums for the harmonisation of scanners (ComBat)"
+    if study.table.selection:
+        yield f"sums for the selection of features ({', '.join(step.kind for step in study.table.selection)})"
+    if study.table.pca is not None:
+        yield "sums of products, for principal components"
+    if study.robustness is not None:
+        yield "variances under repeated measurement"
+
+
+def _leaves(study: StudyConfig) -> Iterator[str]:
+    kinds = ["Prepared", "StatisticSums", "LocalUpdate", "EvaluationSums"]
+    if all(entry.solved is not None for entry in study.models):
+        kinds.remove("LocalUpdate")
+    yield from (WHAT_LEFT[kind] for kind in kinds)
+    if study.evaluation.subgroups:
+        columns = ", ".join(entry.column for entry in study.evaluation.subgroups)
+        yield f"The same counts by groups of {columns}."
+    yield "Of an error: its code. The sentence stays here."
+
+
+def _protection(study: StudyConfig, config: SiteConfig) -> Iterator[str]:
+    rules, minimum = config.gate, max(config.minimum_cases, study.privacy.minimum_cases)
+    yield f"Nothing leaves that was computed from fewer than {minimum} cases."
+    further = {name: value for name, value in study.privacy.model_dump(mode="json").items() if name != "minimum_cases"}
+    settings = [f"{name.replace('_', ' ')}: {_said(value)}" for name, value in further.items() if value]
+    yield from (f"The study demands {setting}." for setting in settings)
+    if not settings:
+        yield (
+            "The study demands neither differential privacy nor secure aggregation: the coordinator sees this "
+            "hospital's sums and updates, from which an expert may infer something about single cases."
+        )
+    yield (
+        f"This hospital's own rules: the study may be run {rules.runs} times with other numbers, at most "
+        f"{rules.max_statistics} different statistics a fold, {rules.max_rounds} rounds a model."
+    )
+    filters = [name.replace("_", " ") for name, value in rules.updates.model_dump().items() if value]
+    if filters:
+        yield f"Model updates pass this hospital's filters before they leave: {', '.join(filters)}."
+    yield "fedrad site stop ends it at once; everything that leaves is in the audit log (fedrad site ledger)."
+
+
+def _said(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_said(part)}" for name, part in value.items() if part is not None)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,252 @@
+"""What this hospital allows: every request passes the gate before any work, every reply before it leaves.
+
+::
+
+    admit     stopped? kind and size? versions? study approved, and one that this hospital answers at all?
+              asks within the study? within the limits?           -> "asked" in the audit log, then the work
+    release   stopped? enough cases? size?                        -> "left" in the audit log, then it leaves
+
+Whoever refuses raises a `GateError` (or another error of `common.errors`): its sentence goes into the site's log, its
+code alone to the coordinator. The gate knows no way around itself: what it counts is what its audit log holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import numpy as np
+
+from client.approvals import Approvals
+from client.asked_questions import AskedQuestions, Question, about_cases, question_of
+from client.audit_chain import Entry
+from client.audit_log import AuditFiles, AuditLog
+from client.kill_switch import require_running
+from client.side_tables import require_table
+from client.site_key import SiteKey
+from common.codec import encode, encoded_size
+from common.config.gate import STATISTIC_KINDS
+from common.config.loading import digest
+from common.config.site import SiteConfig
+from common.config.study import StudyConfig
+from common.errors import Code, GateError, MessageError
+from common.messages import (
+    ANSWER_OF,
+    SCHEMA_VERSION,
+    TRAINING,
+    AskStatistic,
+    Done,
+    Evaluate,
+    Hello,
+    Prepare,
+    Reply,
+    Request,
+    Split,
+    Train,
+    Welcome,
+)
+from common.version import versions
+
+MEGABYTE = 10**6
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Gate:
+    """The rules of one hospital, and its audit log.
+
+    Parameters
+    ----------
+    config : SiteConfig
+        A hospital with a coordinator answers only studies that were approved in its audit log. Without one, nobody
+        outside can ask, and the caller's word counts: a simulation.
+    studies : sequence of StudyConfig
+        Those that the site file lists.
+
+    Raises
+    ------
+    StateError
+        If the audit log was changed or rolled back, or a key cannot be read.
+    """
+
+    def __init__(self, config: SiteConfig, studies: Sequence[StudyConfig]) -> None:
+        self.config = config
+        self.rules = config.gate
+        key = SiteKey.of(config)
+        self.approvals = Approvals(config.site, key)
+        self._studies = {digest(study): study for study in studies}
+        self._asked: dict[str, AskedQuestions] = {}
+        self.log = AuditLog(AuditFiles.of(config.state, self.rules.head), key, on_entry=self._take)
+
+    def admit(self, request: Request) -> None:
+        """Let a request in, and count it.
+
+        Raises
+        ------
+        GateError, MessageError
+            Which rule refuses it.
+        """
+        self.log.catch_up()  # an approval may have been revoked by another process
+        require_running(self.config.state)
+        size = self._require_kind_and_size(request)
+        if isinstance(request, Hello):
+            require_same_versions(request)
+        study = self.require_approved(request.study_digest)
+        self._require_rounds(study)
+        inner = about_cases(request)
+        if inner.study_digest != request.study_digest:
+            raise MessageError("a question of one study comes under the name of another")
+        require_within(inner, study, self.rules.statistics)
+        question = question_of(request)
+        asked = self._asked.setdefault(request.study_digest, AskedQuestions())
+        asked.require_allowed(question, self.rules, study)
+        self.log.append(
+            "asked",
+            study=request.study_digest,
+            request=type(request).__name__,
+            about=question.about,
+            question=question.sha256,
+            landmarks=question.landmarks,
+            bytes=size,
+        )
+
+    def release(self, request: Request, reply: Reply, *, seconds: float) -> None:
+        """Let a reply out, and write down that it left.
+
+        Raises
+        ------
+        GateError
+            Which rule keeps it here.
+        StateError
+            If it cannot be written down.
+        """
+        require_running(self.config.state)
+        if type(reply) is not ANSWER_OF[type(request)]:
+            raise GateError(f"a {type(reply).__name__} is no answer to a {type(request).__name__}")
+        n_cases = getattr(reply, "n_cases", None)
+        minimum = self.minimum_cases(request.study_digest)
+        if n_cases is not None and n_cases < minimum:
+            raise GateError(f"answer from {n_cases} cases, the minimum here is {minimum}", code=Code.SMALL_CELL)
+        header, arrays = encoded = encode(reply)
+        size = encoded_size(encoded)
+        if size > self.rules.max_reply_mb * MEGABYTE:
+            raise GateError(f"reply of {size} bytes, allowed are {self.rules.max_reply_mb:g} MB (gate.max_reply_mb)")
+        sha = hashlib.sha256(header)
+        for array in arrays:
+            sha.update(np.ascontiguousarray(array).data)
+        self.log.append(
+            "left",
+            durable=not isinstance(reply, Welcome | Done),
+            study=request.study_digest,
+            request=type(request).__name__,
+            about=question_of(request).about,
+            reply=type(reply).__name__,
+            bytes=size,
+            sha256=sha.hexdigest(),
+            cases=n_cases or 0,
+            seconds=round(seconds, 3),
+        )
+
+    def note_refusal(self, request: Request, code: str, *, times: int) -> None:
+        """Write down that a request was refused, for the so many-th time.
+
+        Raises
+        ------
+        StateError
+            If it cannot be written down.
+        """
+        study = request.study_digest if _DIGEST.fullmatch(request.study_digest) else "no digest"
+        self.log.append("refused", study=study, request=type(request).__name__, code=code, times=times)
+
+    def require_approved(self, study_digest: str) -> StudyConfig:
+        """The study of a digest.
+
+        Raises
+        ------
+        GateError
+            Code ``study_not_approved``, where the site file does not list it or no approval holds.
+        """
+        study = self._studies.get(study_digest)
+        if study is None:
+            known = ", ".join(f"{study.name} {key[:12]}" for key, study in self._studies.items())
+            reason = f"study {study_digest[:12]} is not one of this hospital's; they are: {known}"
+            raise GateError(reason, code=Code.STUDY_NOT_APPROVED)
+        if self.config.coordinator is not None:
+            self.approvals.require(study_digest)
+        return study
+
+    def minimum_cases(self, study_digest: str) -> int:
+        """The larger of the site's and the study's minimum."""
+        return max(self.config.minimum_cases, self._studies[study_digest].privacy.minimum_cases)
+
+    def _require_kind_and_size(self, request: Request) -> int:
+        name = type(request).__name__
+        if name not in self.rules.requests:
+            raise GateError(f"requests of kind {name} are not answered here (gate.requests)")
+        size = encoded_size(encode(request))
+        if size > self.rules.max_request_mb * MEGABYTE:
+            allowed = f"{self.rules.max_request_mb:g} MB (gate.max_request_mb)"
+            raise GateError(f"{name} of {size} bytes, allowed are {allowed}")
+        return size
+
+    def _require_rounds(self, study: StudyConfig) -> None:
+        for entry in study.models:
+            if entry.rounds > self.rules.max_rounds:
+                raise GateError(
+                    f"model {entry.name} of study {study.name} has {entry.rounds} rounds, allowed are "
+                    f"{self.rules.max_rounds} (gate.max_rounds)"
+                )
+
+    def _take(self, entry: Entry) -> None:
+        """Count what the log holds: after a restart, and while another process writes."""
+        self.approvals.take(entry)
+        if entry["event"] == "asked":
+            question = Question(entry["about"], entry["question"], entry["landmarks"])
+            self._asked.setdefault(entry["study"], AskedQuestions()).add(question)
+
+
+def require_same_versions(request: Hello) -> None:
+    """Refuse a coordinator that computes with other versions: the same study file may have another digest there.
+
+    Raises
+    ------
+    GateError
+        Code ``version_mismatch``; names every version that differs.
+    """
+    own = versions() | {"message schema": str(SCHEMA_VERSION)}
+    theirs: Mapping[str, str] = {**request.versions, "message schema": str(request.schema_version)}
+    differing = [
+        f"{name} {own.get(name, 'absent')} here, {theirs.get(name, 'absent')} at the coordinator"
+        for name in sorted(own.keys() | theirs.keys())
+        if own.get(name) != theirs.get(name)
+    ]
+    if differing:
+        raise GateError("; ".join(differing), code=Code.VERSION_MISMATCH)
+
+
+def require_within(request: Request, study: StudyConfig, statistics: Sequence[str]) -> None:
+    """Refuse what the study does not contain, before any case is touched.
+
+    Raises
+    ------
+    MessageError
+        For a fold, model, round, split or table that the study does not have.
+    GateError
+        For a statistic that is not among ``statistics``.
+    """
+    if isinstance(request, AskStatistic | Train | Evaluate) and not 0 <= request.fold < study.n_folds:
+        raise MessageError(f"fold {request.fold}, the study has {study.n_folds}")
+    if isinstance(request, Train | Evaluate):
+        try:
+            entry = study.study_model(request.model)
+        except KeyError as error:
+            raise MessageError(f"the study has no model {request.model[:64]!r}") from error
+        if isinstance(request, Train) and request.round_number > entry.rounds:
+            raise MessageError(f"round {request.round_number} of {entry.name}, which has {entry.rounds}")
+    if isinstance(request, Evaluate) and request.split not in get_args(Split):
+        raise MessageError(f"split {request.split[:64]!r}")
+    if isinstance(request, Prepare | AskStatistic) and request.table != TRAINING:
+        require_table(request.table, study)
+    if isinstance(request, AskStatistic) and request.kind in set(STATISTIC_KINDS) - set(statistics):
+        raise GateError(f"statistics of kind {request.kind} are not answered here (gate.statistics)")
