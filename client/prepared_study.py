@@ -10,9 +10,13 @@ from client.dataset import build_dataset
 from client.imaging.landmarks import with_all_landmarks
 from client.ingest.manifest import Manifest, read_manifest
 from client.preparation import study_feature_names, table_names
+from client.privacy_budget import PrivacyBudget
+from client.private_release import PrivateRelease
 from client.side_tables import SideTable, counted, landmark_side_table, repeat_side_table, repeated_cases, require_table
 from client.study_at_site import StudyAtSite, Trainer, declared
 from client.worklist import Worklist
+from common.config.loading import digest
+from common.config.private_statistics import cost_of_a_question
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
 from common.errors import CaseError, Code, GateError, MessageError
@@ -56,6 +60,7 @@ class PreparedStudy:
         self._manifest = read_manifest(config.manifest, study, data=config.data, site=config.site)
         for fault in self._manifest.faults:
             self._write(TRAINING, fault)
+        self._private = _private_release(study, config)
         self.landmarks: Landmarks = NONE_LEARNED
         self._tables: dict[str, _Preparation] = {}
 
@@ -84,7 +89,8 @@ class PreparedStudy:
         if request.table == TRAINING:
             return self.opened(request.landmarks).statistic(request)
         self._require_training(request.table)
-        return self.side_table(request.table, request.landmarks).statistic(request, minimum_cases=self._minimum)
+        side = self.side_table(request.table, request.landmarks)
+        return side.statistic(request, minimum_cases=self._minimum, private=self._private)
 
     def close(self) -> None:
         """End the processes that prepare cases."""
@@ -99,7 +105,7 @@ class PreparedStudy:
             trainer = Trainer(self.config.site, self.config.device, self._minimum, self._secret)
             cases = list(preparation.work.done.values())
             data = build_dataset(cases, self.study, site=self.config.site, minimum_cases=self._minimum)
-            preparation.study = StudyAtSite(self.study, trainer, data)
+            preparation.study = StudyAtSite(self.study, trainer, data, private=self._private)
         return preparation.study
 
     def side_table(self, table: str, landmarks: Landmarks = NONE_LEARNED) -> SideTable:
@@ -178,3 +184,13 @@ class PreparedStudy:
 
     def _write(self, table: str, fault: CaseError) -> None:
         self._log.write("excluded", table=table, case=fault.case_id, code=fault.code, reason=fault.reason)
+
+
+def _private_release(study: StudyConfig, config: SiteConfig) -> PrivateRelease | None:
+    """Noise and ledger of a study with private statistics: its own target, kept on this hospital's disk."""
+    private = study.privacy.statistics
+    if private is None:
+        return None
+    key = digest(study)
+    own = PrivacyBudget(config.state / "privacy" / key[:16], private.target_epsilon, private.target_delta)
+    return PrivateRelease(cost_of_a_question(study), lambda events: own.reserve(key, events))

@@ -17,13 +17,15 @@ import numpy as np
 from client.dataset import NEVER_TESTED, Rows, assign_folds, global_ids, make_outcome, strata
 from client.ingest.manifest import CaseRow
 from client.preparation import PreparedCase, table_names
+from client.private_release import PrivateRelease
 from client.worklist import Worklist
 from common.config.study import HoldoutConfig, StudyConfig
 from common.errors import Code, GateError, MessageError, StatisticError
 from common.messages import AskStatistic, Prepared, StatisticSums
 from common.statistics import decode_query
+from common.statistics.bounds import Limits
 from common.statistics.moments import MomentQuery
-from common.statistics.nyul import landmark_table
+from common.statistics.nyul import SCALE, landmark_table
 from common.statistics.procedure import Cohort
 from common.statistics.reliability import reliability_table
 from common.statistics.small_cell import release, widen_missing
@@ -34,13 +36,22 @@ Done = Sequence[tuple[CaseRow, PreparedCase]]
 
 @dataclass(frozen=True, eq=False)
 class SideTable:
-    """A measured table, and the fold in which each of its rows is tested."""
+    """A measured table, and the fold in which each of its rows is tested.
+
+    Parameters
+    ----------
+    on_scale : bool
+        Whether every value lies within `common.statistics.nyul.SCALE`, as those of landmarks do.
+    """
 
     cohort: Cohort
     tested_in: Rows
     n_folds: int
+    on_scale: bool = False
 
-    def statistic(self, request: AskStatistic, *, minimum_cases: int) -> StatisticSums:
+    def statistic(
+        self, request: AskStatistic, *, minimum_cases: int, private: PrivateRelease | None = None
+    ) -> StatisticSums:
         """Sums over the rows that a fold trains on; the small-cell rule as for the training table.
 
         Raises
@@ -58,10 +69,19 @@ class SideTable:
         if len(rows) < minimum_cases:
             reason = f"{len(rows)} cases in table {request.table}, the minimum here is {minimum_cases}"
             raise GateError(reason, code=Code.SMALL_CELL)
+        if private is not None:
+            sums = private.statistic(query, self.cohort.take(rows), self._limits())
+            return StatisticSums(len(rows), sums, (private.cost,))
         # with several folds, answers add up to one about all rows: a difference then stands for the held-out ones
         withheld = self._released(held_out, minimum_cases) if self.n_folds > 1 and len(held_out) else None
         sums = release(query, self._released(rows, minimum_cases), minimum_cases=minimum_cases, withheld=withheld)
         return StatisticSums(len(rows), sums)
+
+    def _limits(self) -> Limits:
+        """Percentiles lie on the scale that they are mapped to; nothing else of a side table has a known range."""
+        names = self.cohort.table.names if self.on_scale else ()
+        low, high = (np.full(len(names), end) for end in SCALE)
+        return Limits(names, low, high, complete=True)
 
     def _released(self, rows: Rows, minimum_cases: int) -> Cohort:
         return widen_missing(self.cohort.take(rows), minimum_cases=minimum_cases)
@@ -107,7 +127,7 @@ def landmark_side_table(done: Done, study: StudyConfig, image: str, *, site: str
         tested_in = assign_folds(ids, labels, study, trains=trains, site=site)
     found = {case_id: case.features for case_id, (_, case) in zip(ids, ordered, strict=True)}
     table = landmark_table(image, waiting.percentiles, found)
-    return SideTable(_cohort(ordered, table, study, site=site, secret=secret), tested_in, study.n_folds)
+    return SideTable(_cohort(ordered, table, study, site=site, secret=secret), tested_in, study.n_folds, on_scale=True)
 
 
 def repeat_side_table(

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from client.dataset import Dataset, Rows, global_ids
+from client.private_release import PrivateRelease
 from client.subgroups import sums_by_level
 from client.training.loop import ModelData, Position, TrainingData, predict, train
 from common.arrays import Parameters, difference
 from common.config.study import ScalarOutcomeConfig, StudyConfig, StudyModel
-from common.errors import Code, GateError, MessageError, StatisticError
+from common.errors import Code, GateError, MessageError, PrivacyError, StatisticError
 from common.evaluation import evaluation_sums
 from common.messages import (
     AskStatistic,
@@ -34,10 +35,10 @@ from common.outcomes import ClassOutcome
 from common.rng import generator
 from common.statistics import decode_query
 from common.statistics.agreed_times import require_agreed_times
-from common.statistics.procedure import Cohort
+from common.statistics.procedure import Cohort, Query
 from common.statistics.small_cell import release, widen_missing
 from common.statistics.solution import decode_solution
-from common.statistics.table_steps import apply_steps, decode_steps
+from common.statistics.table_steps import apply_steps, decode_steps, limits_after
 from common.tables import FeatureTable
 
 
@@ -56,9 +57,20 @@ class Trainer:
 
 
 class StudyAtSite:
-    """A study on prepared cases. Keeps nothing that could not be made again from the files."""
+    """A study on prepared cases. Keeps nothing that could not be made again from the files.
 
-    def __init__(self, study: StudyConfig, trainer: Trainer, data: Dataset) -> None:
+    Parameters
+    ----------
+    private : PrivateRelease, optional
+        How statistics and scores leave; a study with private statistics does not open without it.
+    """
+
+    def __init__(
+        self, study: StudyConfig, trainer: Trainer, data: Dataset, *, private: PrivateRelease | None = None
+    ) -> None:
+        if (private is None) != (study.privacy.statistics is None):
+            raise PrivacyError(f"study {study.name}: private statistics need a ledger, and a ledger such a study")
+        self._private = private
         self.study = study
         self.trainer = trainer
         self.data = data
@@ -79,9 +91,19 @@ class StudyAtSite:
         query = decode_query(request.kind, request.values)
         require_agreed_times(query, interval_ends_days=self.study.target.interval_ends_days)
         rows = self._rows(request.fold, "train")
+        if self._private is not None:
+            return self._private_statistic(self._private, query, request, rows)
         cohort, withheld = self._asked(request, rows)
         sums = release(query, cohort, minimum_cases=self.trainer.minimum_cases, withheld=withheld)
         return StatisticSums(len(rows), sums)
+
+    def _private_statistic(
+        self, private: PrivateRelease, query: Query, request: AskStatistic, rows: Rows
+    ) -> StatisticSums:
+        """Every step changes rows one by one, so a case is behind its own row alone; small cells are left to noise."""
+        steps = decode_steps(request.table_steps)
+        cohort = apply_steps(self._raw.take(rows), steps, fold=request.fold)
+        return StatisticSums(len(rows), private.statistic(query, cohort, limits_after(steps)), (private.cost,))
 
     def train(self, request: Train) -> LocalUpdate:
         """One round of local epochs from the request's parameters; the delta leaves.
@@ -123,6 +145,11 @@ class StudyAtSite:
         rows = self._rows(request.fold, request.split)
         predicted = self._predicted(entry, request, rows)
         outcome, minimum = self.data.outcome.take(rows), self.trainer.minimum_cases
+        if self._private is not None:
+            if not isinstance(outcome, ClassOutcome):
+                raise PrivacyError(f"scores of a {type(outcome).__name__} have no private version")
+            private_sums = self._private.scores(predicted, outcome.labels)
+            return EvaluationSums(entry.name, len(rows), private_sums, (self._private.cost,))
         centre = self.study.outcome.centre if isinstance(self.study.outcome, ScalarOutcomeConfig) else 0.0
         sums = dict(evaluation_sums(predicted, outcome, minimum_cases=minimum, centre=centre))
         if isinstance(outcome, ClassOutcome):

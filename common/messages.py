@@ -169,10 +169,11 @@ class AskStatistic:
 
 @dataclass(frozen=True, eq=False)
 class StatisticSums:
-    """Arrays whose sum over the sites is the answer to the query."""
+    """Arrays whose sum over the sites is the answer to the query; ``privacy`` is what a noisy answer cost."""
 
     n_cases: int
     sums: Sums
+    privacy: tuple[PrivacyEvent, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,12 +247,14 @@ class Evaluate:
 class EvaluationSums:
     """Sums that merge to the metrics (`common.evaluation`); never a score of a case.
 
-    Sums of a subgroup have its column and level before their name: ``sex/m/positives``.
+    Sums of a subgroup have its column and level before their name: ``sex/m/positives``. ``privacy`` is what noisy sums
+    cost.
     """
 
     model: str
     n_cases: int
     sums: Sums
+    privacy: tuple[PrivacyEvent, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,6 +54,10 @@ class Selected:
     values: Mapping[str, float] = field(default_factory=dict)
 
 
+Decision = tuple[tuple[str, ...], str, Mapping[str, float]]
+"""Kept names, what the numbers are, and a number a feature."""
+
+
 def select(config: SelectionConfig, names: Sequence[str], steps: Sequence[Step], learner: Learner) -> Selected:
     """Run one selection step over ``names`` on the table that ``steps`` leave.
 
@@ -66,9 +70,20 @@ def select(config: SelectionConfig, names: Sequence[str], steps: Sequence[Step],
     if isinstance(config, (LassoSelection, StabilitySelection)):
         scaler = Scaler.standard(learner.learn(moments(names), steps))
         steps = (*steps, scaler)
-    kept, score, values = learner.learn(_decision(config, names, learner.study.target.classes), steps)
+    return decided_by(config, names, learner.learn(_decision(config, names, learner.study.target.classes), steps))
+
+
+def decided_by(config: SelectionConfig, names: tuple[str, ...], decision: Decision) -> Selected:
+    """What a decision keeps of ``names``.
+
+    Raises
+    ------
+    StatisticError
+        Where that is nothing.
+    """
+    kept, score, values = decision
     if not kept:
-        raise StatisticError(f"course {learner.course.name}: {config.kind} leaves none of {len(names)} features")
+        raise StatisticError(f"selection by {config.kind} leaves none of {len(names)} features")
     chosen = set(kept)
     return Selected(
         kind=config.kind,
@@ -108,10 +123,6 @@ def selected_of_unit(unit: Unit) -> tuple[Selected, ...]:
     )
 
 
-Decision = tuple[tuple[str, ...], str, Mapping[str, float]]
-"""Kept names, what the numbers are, and a number a feature."""
-
-
 def _decision(config: SelectionConfig, names: tuple[str, ...], classes: Sequence[str]) -> Procedure[Decision]:
     match config:
         case VarianceSelection(minimum=minimum):
@@ -143,6 +154,11 @@ def _univariate(config: UnivariateSelection, names: tuple[str, ...], classes: Se
         ranking = yield from analysis_of_variance(names, classes)
     else:
         ranking = (yield from mann_whitney(names, classes)).ranking
+    return kept_of(config, ranking)
+
+
+def kept_of(config: UnivariateSelection, ranking: Ranking) -> Decision:
+    """The best features of a ranking, or those below the false discovery rate."""
     adjusted = ranking.false_discovery_rate()
     values = dict(zip(ranking.names, adjusted.tolist(), strict=True))
     if config.keep is not None:

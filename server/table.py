@@ -21,6 +21,12 @@ from server.conversation import Conversation
 from server.courses import Course
 from server.harmonisation import Harmonisation, harmonise
 from server.learning import Learner
+from server.private_table import (
+    begin_private_table,
+    harmonise_privately,
+    scaler_of,
+    select_privately,
+)
 from server.robustness import robust_features
 from server.selection import Selected, select, selection_unit
 
@@ -98,6 +104,8 @@ def learn_table(
         If no feature is left; all that harmonisation and selection refuse.
     """
     learner = Learner(study, course, fold, conversation)
+    if study.privacy.statistics is not None:
+        return _learn_privately(study, tuple(names), learner)
     clinical = set(study.clinical_names)
     steps: list[Step] = [Keep(_usable(learner, tuple(names)))]
     steps.append(_imputer(learner, columns_after(steps, names), steps))
@@ -120,6 +128,24 @@ def learn_table(
     if study.table.pca is not None and radiomics:
         steps.append(learner.learn(principal_components(radiomics, study.table.pca.n_components), steps))
     return LearnedTable(tuple(steps), harmonisation, tuple(selected))
+
+
+def _learn_privately(study: StudyConfig, names: tuple[str, ...], learner: Learner) -> LearnedTable:
+    """The same steps in the same order, from private answers."""
+    table = begin_private_table(learner, names)
+    clinical = set(study.clinical_names)
+    columns = columns_after(table.steps, names)
+    radiomics = tuple(name for name in columns if name not in clinical)
+    harmonisation = harmonise_privately(table, radiomics) if study.table.combat is not None and radiomics else None
+    selected: list[Selected] = []
+    for config in study.table.selection if radiomics else ():
+        selected.append(select_privately(config, radiomics, table))
+        radiomics = selected[-1].names
+        columns = tuple(name for name in columns if name in clinical or name in set(radiomics))
+        table.add(Keep(columns))
+    if study.table.standardise:
+        table.add(scaler_of(table, columns))
+    return LearnedTable(tuple(table.steps), harmonisation, tuple(selected))
 
 
 def _usable(learner: Learner, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -131,7 +131,8 @@ def pool_side_tables(parts: Sequence[SideTable]) -> SideTable:
         outcome=_pool_outcomes([cohort.outcome for cohort in cohorts]),
         batch=tuple(batch for cohort in cohorts for batch in cohort.batch),
     )
-    return SideTable(pooled, np.concatenate([part.tested_in for part in parts]), parts[0].n_folds)
+    tested_in = np.concatenate([part.tested_in for part in parts])
+    return SideTable(pooled, tested_in, parts[0].n_folds, parts[0].on_scale)
 
 
 def _pool_outcomes(parts: Sequence[Outcome]) -> Outcome:

@@ -61,7 +61,7 @@ def simulate(
     sites = {name: Site(config, [study], secret="") for name, config in configs.items()}
     groups: list[Group] = list(groups_of(study if baselines else study.model_copy(update={"local_only": False})))
     members: dict[str, Answers] = dict(sites)
-    if baselines and study.n_training > 1:
+    if baselines and study.n_training > 1 and study.privacy.statistics is None:  # each answer of a hospital is paid
         groups.append(pooled_group())
         members[POOLED] = PooledSite(study, [sites[name] for name in study.training_sites])
     with InProcessFederation(members, threads=threads) as federation:

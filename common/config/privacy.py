@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import PositiveInt
 
 from common.config.loading import Frozen
+from common.config.private_statistics import PrivateStatisticsConfig
 
 
 class PrivacyConfig(Frozen):
@@ -14,6 +15,9 @@ class PrivacyConfig(Frozen):
     ----------
     minimum_cases : int
         No statistic, update or metric is computed from fewer cases.
+    statistics : PrivateStatisticsConfig, optional
+        Differential privacy of statistics and evaluations.
     """
 
     minimum_cases: PositiveInt = 5
+    statistics: PrivateStatisticsConfig | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from common.config.loading import Check
+from common.config.private_statistics import PRIVATE_STATISTICS_RULES
 
 if TYPE_CHECKING:
     from common.config.study import ImageConfig, StudyConfig
@@ -262,4 +263,5 @@ STUDY_RULES = (
     Check(("table", "clinical", "outcome", "case_column"), _combat_columns),
     Check(("table", "outcome"), _selection),
     Check(("evaluation", "outcome"), _subgroups),
+    *PRIVATE_STATISTICS_RULES,
 )

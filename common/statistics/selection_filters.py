@@ -61,3 +61,14 @@ def uncorrelated(names: Sequence[str], *, largest: float) -> Procedure[tuple[str
                 undecided &= np.abs(correlation[row]) <= largest
                 undecided[j] = False
     return tuple(names[j] for j in kept)
+
+
+def first_of_each(names: Sequence[str], correlation: Matrix, *, largest: float) -> tuple[str, ...]:
+    """As `uncorrelated`, from the whole correlation matrix (n_features, n_features)."""
+    undecided = np.ones(len(names), dtype=bool)
+    kept: list[str] = []
+    for j, name in enumerate(names):
+        if undecided[j]:
+            kept.append(name)
+            undecided &= np.abs(correlation[j]) <= largest
+    return tuple(kept)

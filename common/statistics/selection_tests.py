@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from common.errors import StatisticError
-from common.statistics.columns import Matrix
+from common.statistics.columns import Indices, Matrix
 from common.statistics.moments import Moments, grouped_moments
 from common.statistics.procedure import Procedure
 from common.statistics.quantiles import balanced_edges, histogram_counts
@@ -98,6 +98,11 @@ def mann_whitney(names: Sequence[str], classes: Sequence[str], *, n_bins: int = 
     names = tuple(names)
     edges = yield from balanced_edges(names, n_bins)
     counts = yield from histogram_counts(names, edges, by="class", groups=classes)
+    return mann_whitney_of(names, counts, classes)
+
+
+def mann_whitney_of(names: tuple[str, ...], counts: Indices, classes: Sequence[str]) -> MannWhitney:
+    """As `mann_whitney`, from counts (2, n_features, n_bins) by class and bin."""
     zero, one = counts[0].astype(np.float64), counts[1].astype(np.float64)
     n0, n1 = zero.sum(axis=1), one.sum(axis=1)
     if (np.minimum(n0, n1) == 0).any():

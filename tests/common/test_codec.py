@@ -169,7 +169,9 @@ def test_an_empty_array_of_an_impossible_shape_is_refused():
 
 @pytest.mark.parametrize("shape", [[-1], [2, -1], [1.0], [True], [2**50], "1", None, [1] * 9, [[1]], {"0": 1}])
 def test_a_shape_that_is_none_is_refused(shape):
-    header = json.dumps({"@kind": "StatisticSums", "n_cases": 1, "sums": {"a": {"@": 0, "shape": shape}}})
+    header = json.dumps(
+        {"@kind": "StatisticSums", "n_cases": 1, "sums": {"a": {"@": 0, "shape": shape}}, "privacy": []}
+    )
     with pytest.raises(MessageError):
         decode(header.encode(), [np.zeros(1)])
 
@@ -177,7 +179,9 @@ def test_a_shape_that_is_none_is_refused(shape):
 def test_an_array_cannot_be_used_twice():
     sums = {name: {"@": 0, "shape": [1]} for name in "ab"}
     with pytest.raises(MessageError, match="used before"):
-        decode(json.dumps({"@kind": "StatisticSums", "n_cases": 1, "sums": sums}).encode(), [np.zeros(1)])
+        decode(
+            json.dumps({"@kind": "StatisticSums", "n_cases": 1, "sums": sums, "privacy": []}).encode(), [np.zeros(1)]
+        )
 
 
 def test_messages_do_not_share_memory_with_what_the_caller_may_change():

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from client.dataset import Dataset, assign_folds
+from client.private_release import PrivateRelease
 from client.study_at_site import StudyAtSite, Trainer
 from common.config.loading import digest, parse
+from common.config.private_statistics import cost_of_a_question
 from common.config.study import StudyConfig
 from common.errors import FedradError
 from common.journal import JsonLines
@@ -20,6 +22,7 @@ from common.messages import (
     Hello,
     Prepare,
     Prepared,
+    PrivacyEvent,
     Refusal,
     Reply,
     Request,
@@ -27,7 +30,7 @@ from common.messages import (
     Welcome,
 )
 from common.outcomes import ClassOutcome
-from common.rng import generator
+from common.rng import SystemNoise, generator
 from common.tables import FeatureTable
 from common.version import versions
 from server.checkpoint import CheckpointStore
@@ -106,7 +109,11 @@ class MemorySite:
     def __init__(self, of: StudyConfig, site: str, data: Dataset) -> None:
         self.site = site
         self.asked: list[Request] = []
-        self._opened = StudyAtSite(of, Trainer(site, "cpu", of.privacy.minimum_cases), data)
+        self.spent: list[PrivacyEvent] = []
+        private = None
+        if of.privacy.statistics is not None:
+            private = PrivateRelease(cost_of_a_question(of), self.spent.extend, SystemNoise(site.encode().ljust(32)))
+        self._opened = StudyAtSite(of, Trainer(site, "cpu", of.privacy.minimum_cases), data, private=private)
 
     def answer(self, request: Request) -> Reply:
         self.asked.append(request)
