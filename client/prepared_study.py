@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from client.case_cache import CaseCache
 from client.dataset import build_dataset
+from client.exchange import Exchange, residuals_of
 from client.imaging.landmarks import with_all_landmarks
 from client.ingest.manifest import Manifest, read_manifest
 from client.preparation import study_feature_names, table_names
@@ -21,7 +22,7 @@ from common.config.site import SiteConfig
 from common.config.study import StudyConfig
 from common.errors import CaseError, Code, GateError, MessageError
 from common.journal import JsonLines
-from common.messages import TRAINING, AskStatistic, Landmarks, Prepare, Prepared, StatisticSums
+from common.messages import TRAINING, AskStatistic, Landmarks, LocalUpdate, Prepare, Prepared, StatisticSums, Train
 from common.statistics.nyul import landmark_names, learn_landmarks
 from common.statistics.procedure import ask_cohorts, run
 
@@ -61,6 +62,7 @@ class PreparedStudy:
         for fault in self._manifest.faults:
             self._write(TRAINING, fault)
         self._private = _private_release(study, config)
+        self._exchange = Exchange(study, config.site, residuals_of(config.state, digest(study)), self._lost_residual)
         self.landmarks: Landmarks = NONE_LEARNED
         self._tables: dict[str, _Preparation] = {}
 
@@ -91,6 +93,11 @@ class PreparedStudy:
         self._require_training(request.table)
         side = self.side_table(request.table, request.landmarks)
         return side.statistic(request, minimum_cases=self._minimum, private=self._private)
+
+    def train(self, request: Train) -> LocalUpdate:
+        """One round; model and delta travel as the study says."""
+        whole = self._exchange.opened(request)
+        return self._exchange.packed(whole, self.opened(whole.landmarks).train(whole))
 
     def close(self) -> None:
         """End the processes that prepare cases."""
@@ -181,6 +188,9 @@ class PreparedStudy:
     def _note(self, table: str, fault: CaseError) -> None:
         if not any(fault is known for known in self._manifest.faults):  # written once, when the manifest was read
             self._write(table, fault)
+
+    def _lost_residual(self, reason: str) -> None:
+        self._log.write("residual", reason=reason)
 
     def _write(self, table: str, fault: CaseError) -> None:
         self._log.write("excluded", table=table, case=fault.case_id, code=fault.code, reason=fault.reason)

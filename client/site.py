@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shutil import rmtree
 from threading import RLock
 from time import perf_counter
 
 from client.draw_secret import draw_secret
+from client.exchange import residuals_of
 from client.governance import Gate
 from client.prepared_study import NONE_LEARNED, PreparedStudy
 from client.refusals import Refusals, is_told
@@ -115,7 +117,7 @@ class Site:
         if isinstance(request, AskStatistic):
             return study.statistic(request)
         if isinstance(request, Train):
-            return study.opened(request.landmarks).train(request)
+            return study.train(request)
         return study.opened(request.landmarks).evaluate(request)
 
     def _approved(self, study_digest: str) -> PreparedStudy:
@@ -132,4 +134,5 @@ class Site:
         study = self._opened.pop(request.study_digest, None)
         if study is not None:
             study.close()
+        rmtree(residuals_of(self.config.state, request.study_digest), ignore_errors=True)
         return Done()

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from common.arrays import Parameters
 from common.errors import MessageError
 from common.masking_messages import KeysAdvertised
-from common.messages import REPLIES, REQUESTS, Message, PrivacyEvent, Question, TableStep
+from common.messages import REPLIES, REQUESTS, Difference, Message, PrivacyEvent, Question, TableStep
 
 Array = npt.NDArray[np.generic]
 Encoded = tuple[bytes, list[Array]]
@@ -37,7 +37,7 @@ MAX_VALUES = 2**40
 """Bound of each side of a shape and of the product of all sides."""
 
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in (*REQUESTS, *REPLIES)}
-_NESTED: tuple[type, ...] = (TableStep, PrivacyEvent, KeysAdvertised)
+_NESTED: tuple[type, ...] = (TableStep, PrivacyEvent, KeysAdvertised, Difference)
 _QUESTIONS: tuple[type, ...] = typing.get_args(Question)
 _HINTS: dict[type, dict[str, Any]] = {cls: typing.get_type_hints(cls) for cls in (*_TYPES.values(), *_NESTED)}
 

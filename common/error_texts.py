@@ -140,6 +140,10 @@ EXPLANATIONS: Mapping[Code, Explanation] = {
         "The hospital did not answer before the deadline.",
         "Check that its node runs and reaches the coordinator; a study that stopped goes on with --resume.",
     ),
+    Code.BASE_ABSENT: Explanation(
+        "The hospital no longer held the model that a compressed round started from; it was sent the model whole.",
+        "Nothing: this follows a restart of its node, and costs one whole model on the network.",
+    ),
     Code.STATE: Explanation(
         "A file that fedrad keeps (checkpoint, cache) is damaged or belongs to another study.",
         "Remove the file named in the log, or use another folder.",

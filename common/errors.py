@@ -61,6 +61,7 @@ class Code(StrEnum):
     MESSAGE = "message"
     FEDERATION = "federation"
     SITE_SILENT = "site_silent"
+    BASE_ABSENT = "base_absent"
     STATE = "state"
     INTERNAL = "internal"
 

@@ -6,7 +6,8 @@ because `Hello` is refused between versions. No request names code, a path or a 
 
 A site keeps no state between requests that a later request needs: each carries the parameters and the learned table
 steps that it works with, and the digest of the study that the site must have approved. So a site may crash and come
-back between any two requests, and any request may be repeated.
+back between any two requests, and any request may be repeated. (A `Difference` saves bytes where the site still holds
+the former parameters; where it does not, it says so and is sent the whole.)
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ Landmarks = Mapping[str, tuple[float, ...]]
 
 TRAINING = "training"
 _TABLE = re.compile(r"(training|(landmarks|repeats)\.[a-z][a-z0-9_-]{0,31})")
+_COURSE = re.compile(r"federated|pooled|local-[a-z][a-z0-9_-]{0,31}")
 
 
 def landmark_table_name(image: str) -> str:
@@ -177,8 +179,33 @@ class StatisticSums:
 
 
 @dataclass(frozen=True, eq=False)
+class Difference:
+    """How parameters follow from others that the receiver may hold (`common.compression`).
+
+    Parameters
+    ----------
+    base, result : str
+        Digests of the parameters that the difference starts from and leads to.
+    data : array of uint8, shape (n_bytes,)
+    """
+
+    base: str
+    result: str
+    data: npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
 class Train:
-    """Train one model from ``parameters`` on the training cases of a fold and return the delta."""
+    """Train one model from ``parameters`` on the training cases of a fold and return the delta.
+
+    Parameters
+    ----------
+    course : str
+        Whose round it is: ``federated``, ``pooled`` or ``local-SITE``.
+    difference : tuple of Difference
+        One, where the study compresses and the site may hold the parameters of the round before; ``parameters`` is
+        empty then. A site that does not hold them refuses with ``base_absent``.
+    """
 
     study_digest: str
     fold: int
@@ -187,10 +214,16 @@ class Train:
     parameters: Parameters
     table_steps: tuple[TableStep, ...] = ()
     landmarks: Landmarks = field(default_factory=dict)
+    course: str = "federated"
+    difference: tuple[Difference, ...] = ()
 
     def __post_init__(self) -> None:
         if self.round_number < 1:
             raise ValueError(f"rounds are numbered from 1, got {self.round_number}")
+        if not _COURSE.fullmatch(self.course):
+            raise ValueError(f"course {self.course[:50]!r}, expected federated, pooled or local-SITE")
+        if len(self.difference) > 1 or (self.difference and self.parameters):
+            raise ValueError("a model comes whole or as one difference")
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +238,13 @@ class PrivacyEvent:
 
 @dataclass(frozen=True, eq=False)
 class LocalUpdate:
-    """A *delta*, never parameters, so that clipping and masking have one meaning."""
+    """A *delta*, never parameters, so that clipping and masking have one meaning.
+
+    Parameters
+    ----------
+    compressed : tuple of array of uint8
+        One, where the study compresses: the code of the delta (`common.compression`); ``delta`` is empty then.
+    """
 
     model: str
     round_number: int
@@ -213,8 +252,11 @@ class LocalUpdate:
     delta: Parameters
     train_loss: float
     privacy: tuple[PrivacyEvent, ...] = field(default=())
+    compressed: tuple[npt.NDArray[np.generic], ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.compressed) > 1 or (self.compressed and self.delta):
+            raise ValueError("a delta comes whole or as one code")
         if self.n_cases < 1:
             raise ValueError(f"an update comes from at least one case, got {self.n_cases}")
         if not math.isfinite(self.train_loss):

@@ -80,7 +80,8 @@ class Conversation:
 
         ``course`` is noted with each answer: one name, or one for each site where courses run side by side.
         """
-        requests = {site: self._complete(request) for site, request in requests.items()}
+        completed = {id(request): self._complete(request) for request in requests.values()}
+        requests = {site: completed[id(request)] for site, request in requests.items()}  # equal ones stay one object
         for answer in self.federation.ask(requests, deadline_s=deadline_s):
             reply = answer.reply
             if not isinstance(reply, Refusal) and type(reply) is not ANSWER_OF[type(requests[answer.site])]:
@@ -100,8 +101,11 @@ class Conversation:
         deadline_s: float,
         phase: str,
         course: CourseOf = "",
+        whole: Mapping[str, Request] | None = None,
     ) -> Iterator[tuple[str, Expected | Refused]]:
         """As `ask`, but a site that was silent is asked again, up to `ATTEMPTS` times in all.
+
+        A site that refuses with ``base_absent`` is at once asked its request of ``whole``, which builds on nothing.
 
         The answers always come in sorted order of sites, which is what sums in a fixed order need: those that stand
         behind a silent site are held back until it answered or its attempts are used up.
@@ -111,9 +115,14 @@ class Conversation:
         waiting = dict(requests)
         for attempt in range(1, ATTEMPTS + 1):
             silent: dict[str, Request] = {}
-            for site, reply in self.ask(waiting, expected, deadline_s=deadline_s, phase=phase, course=course):
+            for site, answer in self.ask(waiting, expected, deadline_s=deadline_s, phase=phase, course=course):
+                reply = answer
+                if whole and isinstance(reply, Refused) and reply.code == Code.BASE_ABSENT:
+                    waiting[site] = whole[site]
+                    again = {site: whole[site]}
+                    ((_, reply),) = self.ask(again, expected, deadline_s=deadline_s, phase=phase, course=course)
                 if isinstance(reply, Refused) and reply.code == Code.SITE_SILENT and attempt < ATTEMPTS:
-                    silent[site] = requests[site]
+                    silent[site] = waiting[site]
                     self.journal.write("awaited", site=site, phase=phase, attempt=attempt)
                     continue
                 held[site] = reply

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from common.arrays import Parameters
+from common.compression import Compressor
 from common.config.study import StudyConfig, StudyModel
-from common.errors import Code, FederationError, StateError
+from common.errors import Code, FederationError, MessageError, StateError
 from common.messages import LocalUpdate, TableStep, Train
 from common.models import initial_parameters
 from common.rng import derived_seed
 from common.statistics.table_steps import Step, columns_after, encode_steps
 from common.strategies import ServerState, Strategy
+from server.broadcast import Broadcast, announce, closing, reader, smaller
 from server.checkpoint import CheckpointStore, Unit
 from server.conversation import Conversation, Refused
 from server.courses import Course, Group, baseline_may_fail
@@ -42,6 +44,8 @@ class TrainingState:
     history : tuple of SiteRound
     absent : tuple of str
         ``round site code`` of every site that a round went on without.
+    broadcast : Broadcast, optional
+        How the next round is announced, where the study compresses.
     """
 
     round_number: int
@@ -49,9 +53,11 @@ class TrainingState:
     server: ServerState
     history: tuple[SiteRound, ...] = ()
     absent: tuple[str, ...] = ()
+    broadcast: Broadcast | None = None
 
     def to_unit(self) -> Unit:
-        arrays = {f"parameters/{name}": array for name, array in self.parameters.items()}
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        arrays |= {f"parameters/{name}": array for name, array in self.parameters.items()}
         arrays |= {f"server/{name}": vector for name, vector in self.server.vectors.items()}
         values = {
             "round_number": self.round_number,
@@ -60,6 +66,10 @@ class TrainingState:
             "absent": list(self.absent),
             "sha256": self.parameters.digest(),
         }
+        if self.broadcast is not None:
+            announced = self.broadcast.to_unit()
+            arrays |= announced.arrays
+            values["broadcast"] = announced.values
         return Unit(arrays, values)
 
     @classmethod
@@ -72,7 +82,8 @@ class TrainingState:
             if k.startswith("server/")
         }
         history = tuple(SiteRound(*entry) for entry in values["history"])
-        return cls(values["round_number"], parameters, ServerState(server), history, tuple(values["absent"]))
+        absent, broadcast = tuple(values["absent"]), Broadcast.from_unit(unit)
+        return cls(values["round_number"], parameters, ServerState(server), history, absent, broadcast)
 
 
 def _floating(array: npt.NDArray[np.generic]) -> npt.NDArray[np.floating]:
@@ -113,7 +124,7 @@ def train_group(
         for course, own in _round(study, entry, due, fold, round_number, states, steps, conversation):
             before = states.pop(course.name)
             with baseline_may_fail(course, conversation.journal):
-                after = _aggregated(study, entry, course, round_number, before, own, strategy)
+                after = _aggregated(study, entry, course, fold, round_number, before, own, strategy)
                 store.save(unit_name(course, entry.name, fold), after.to_unit())
                 states[course.name] = after
                 _tell(conversation, course, entry, fold, after)
@@ -143,15 +154,23 @@ def _round(
 ) -> Iterator[tuple[Course, Iterator[tuple[str, LocalUpdate | Refused]]]]:
     """Ask for one round of every course that is due; each course with its answers, which come in order of sites."""
     course_of = {site: course for course in due for site in course.trainers}
-    requests = {
-        site: Train(
+    of_course = {
+        course.name: Train(
             study_digest=conversation.study_digest,
             fold=fold,
             model=entry.name,
             round_number=round_number,
             parameters=states[course.name].parameters,
             table_steps=steps[course.name],
+            course=course.name,
         )
+        for course in due
+    }
+    # one object for all who get the same: it is encoded once
+    announced = {name: smaller(request, states[name].broadcast) for name, request in of_course.items()}
+    whole = {site: of_course[course.name] for site, course in course_of.items()}
+    requests = {
+        site: announced[course.name] if _took_part(site, states[course.name]) else whole[site]
         for site, course in course_of.items()
     }
     answers = conversation.insist(
@@ -160,22 +179,30 @@ def _round(
         deadline_s=study.federated.round_deadline_s,
         phase=f"train {entry.name}",
         course={site: course.name for site, course in course_of.items()},
+        whole=whole,
     )
     # a group is one course, or courses of one trainer each: the answers of a course come one after the other
     yield from groupby(answers, key=lambda answer: course_of[answer[0]])
+
+
+def _took_part(site: str, state: TrainingState) -> bool:
+    """True where a site answered the latest round, so should hold the model that it began with."""
+    return any(h.site == site and h.round_number == state.round_number for h in state.history)
 
 
 def _aggregated(
     study: StudyConfig,
     entry: StudyModel,
     course: Course,
+    fold: int,
     round_number: int,
     before: TrainingState,
     answers: Iterator[tuple[str, LocalUpdate | Refused]],
     strategy: Strategy,
 ) -> TrainingState:
     """The state after a round; updates are aggregated as they are handed out, one at a time."""
-    collected = _Collected(entry.name, round_number, before.parameters)
+    compressor = study.federated.compression.build()
+    collected = _Collected(entry.name, round_number, before.parameters, compressor)
     quorum = min(study.federated.quorum or study.n_training, len(course.trainers))
     try:
         parameters, server = strategy.aggregate(before.parameters, collected.updates(answers), before.server)
@@ -183,28 +210,48 @@ def _aggregated(
         _require_quorum(collected, quorum)  # who is absent says more than "no update"
         raise
     _require_quorum(collected, quorum)
-    history = (*before.history, *collected.history)
-    return TrainingState(round_number, parameters, server, history, (*before.absent, *collected.absent))
+    broadcast: Broadcast | None = None
+    if compressor is not None and round_number < entry.rounds:
+        stream = f"{course.name}/{entry.name}/fold{fold}"
+        former, now = before.broadcast, before.parameters
+        parameters, broadcast = announce(
+            compressor, now, parameters, former, seed=study.seed, stream=stream, round_number=round_number
+        )
+    elif compressor is not None:
+        parameters = closing(parameters, before.broadcast)
+    history, absent = (*before.history, *collected.history), (*before.absent, *collected.absent)
+    return TrainingState(round_number, parameters, server, history, absent, broadcast)
 
 
 class _Collected:
     """Passes updates on to the strategy one at a time and remembers who sent what, and who sent nothing of use."""
 
-    def __init__(self, model: str, round_number: int, parameters: Parameters) -> None:
+    def __init__(
+        self, model: str, round_number: int, parameters: Parameters, compressor: Compressor | None = None
+    ) -> None:
         self.model = model
         self.round_number = round_number
+        self._plain = reader(compressor, parameters)
         self._layout = parameters.layout
         self.history: list[SiteRound] = []
         self.absent: list[str] = []
 
     def updates(self, answers: Iterator[tuple[str, LocalUpdate | Refused]]) -> Iterator[LocalUpdate]:
-        for site, reply in answers:
+        for site, answer in answers:
+            reply = answer if isinstance(answer, Refused) else self._read(site, answer)
             reason = reply.code if isinstance(reply, Refused) else self._fault(reply)
             if reason:
                 self.absent.append(f"{self.round_number} {site} {reason}")
             elif isinstance(reply, LocalUpdate):
                 self.history.append(SiteRound(self.round_number, site, reply.n_cases, reply.train_loss))
                 yield reply
+
+    def _read(self, site: str, update: LocalUpdate) -> LocalUpdate | Refused:
+        """The update with its delta; a code of no use counts as no valid message."""
+        try:
+            return self._plain(update)
+        except MessageError as error:
+            return Refused(site, error.code, Train.__name__)
 
     def _fault(self, update: LocalUpdate) -> str:
         """Why an update cannot be used, in a word; empty where it can."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from client.dataset import Dataset
+from client.exchange import Exchange, residuals_of
 from client.preparation import table_names
 from client.side_tables import SideTable
 from client.site import Site
@@ -52,6 +53,8 @@ class PooledSite:
         self._sites = sites
         self._study_here: StudyAtSite | None = None
         self._landmarks: Landmarks = {}
+        state = sites[0].config.state.with_name(f"state-{POOLED}")
+        self._exchange = Exchange(study, POOLED, residuals_of(state, digest(study)), self._lost_residual)
 
     def answer(self, request: Request) -> Reply:
         try:
@@ -64,6 +67,9 @@ class PooledSite:
             return self._about_cases(request)
         except FedradError as error:
             return Refusal(error.code)
+
+    def _lost_residual(self, reason: str) -> None:
+        self._sites[0].log.write("residual", reason=f"{POOLED}: {reason}")
 
     def _about_cases(self, request: Prepare | AskStatistic | Train | Evaluate) -> Reply:
         if isinstance(request, Prepare | AskStatistic) and request.table != TRAINING:
@@ -81,7 +87,8 @@ class PooledSite:
         if isinstance(request, AskStatistic):
             return self._study_here.statistic(request)
         if isinstance(request, Train):
-            return self._study_here.train(request)
+            whole = self._exchange.opened(request)
+            return self._exchange.packed(whole, self._study_here.train(whole))
         if request.split == "train":
             return self._study_here.evaluate(request)  # calibration; test cases are scored at their hospitals
         return Refusal(Code.GATE)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from common.compression import CompressionConfig, NoCompressionConfig
 from common.config.fields import ColumnName, Fraction, Name
 from common.config.inputs import ClinicalConfig, ImageConfig, PatchConfig, RadiomicsConfig
 from common.config.loading import Check, Frozen, refuse, require
@@ -130,6 +131,8 @@ class FederatedConfig(Frozen):
 
     Parameters
     ----------
+    compression : config of a code
+        In which deltas and broadcasts travel (`common.compression`).
     quorum : int, optional
         Least number of training sites whose updates make a round; all of them where it is not given.
     join_deadline_s : float
@@ -139,6 +142,7 @@ class FederatedConfig(Frozen):
     """
 
     strategy: StrategyConfig = FedAvgConfig()
+    compression: CompressionConfig = NoCompressionConfig()
     quorum: PositiveInt | None = None
     round_deadline_s: PositiveFloat = 600.0
     prepare_deadline_s: PositiveFloat = 3600.0

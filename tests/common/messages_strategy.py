@@ -26,6 +26,7 @@ from common.masking_messages import (
 )
 from common.messages import (
     AskStatistic,
+    Difference,
     Done,
     Evaluate,
     EvaluationSums,
@@ -58,6 +59,10 @@ EVENTS = st.lists(st.builds(PrivacyEvent, NAMES, FLOATS, FLOATS, COUNTS), max_si
 COUNTED = st.dictionaries(NAMES, COUNTS, max_size=3)
 TABLES = st.sampled_from(["training", "landmarks.t1", "repeats.ct-2"])
 LANDMARKS = st.dictionaries(NAMES, st.lists(FLOATS, max_size=4).map(tuple), max_size=2)
+COURSES = st.sampled_from(["federated", "pooled", "local-a"])
+CODES = hnp.arrays(np.uint8, st.integers(0, 9))
+DIFFERENCES = st.lists(st.builds(Difference, NAMES, NAMES, CODES), max_size=1).map(tuple)
+NONE = st.just(Parameters({}))
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -96,6 +101,10 @@ MESSAGES = st.one_of(
     st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, st.just(()), TABLES, LANDMARKS),
     st.builds(StatisticSums, COUNTS, SUMS, EVENTS),
     st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS, LANDMARKS),
+    st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 9), NONE, STEPS, LANDMARKS, COURSES, DIFFERENCES),
+    st.builds(
+        LocalUpdate, NAMES, st.integers(1, 9), COUNTS.map(lambda n: n + 1), NONE, FINITE, EVENTS, st.tuples(CODES)
+    ),
     st.builds(LocalUpdate, NAMES, COUNTS, st.integers(1, 10**6), PARAMETERS, FINITE, EVENTS),
     st.builds(Evaluate, NAMES, COUNTS, NAMES, st.sampled_from(["train", "test"]), PARAMETERS, STEPS, STEPS, LANDMARKS),
     st.builds(EvaluationSums, NAMES, COUNTS, SUMS, EVENTS),

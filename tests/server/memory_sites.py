@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import gettempdir
+from uuid import uuid4
 
 import numpy as np
 
 from client.dataset import Dataset, assign_folds
+from client.exchange import Exchange
 from client.private_release import PrivateRelease
 from client.study_at_site import StudyAtSite, Trainer
 from common.config.loading import digest, parse
@@ -106,7 +109,7 @@ def dataset(of: StudyConfig, site: str, n: int, *, missing: float = 0.1) -> Data
 class MemorySite:
     """Answers like `client.site.Site` from a `Dataset`, and keeps what it was asked."""
 
-    def __init__(self, of: StudyConfig, site: str, data: Dataset) -> None:
+    def __init__(self, of: StudyConfig, site: str, data: Dataset, *, state: Path | None = None) -> None:
         self.site = site
         self.asked: list[Request] = []
         self.spent: list[PrivacyEvent] = []
@@ -114,6 +117,10 @@ class MemorySite:
         if of.privacy.statistics is not None:
             private = PrivateRelease(cost_of_a_question(of), self.spent.extend, SystemNoise(site.encode().ljust(32)))
         self._opened = StudyAtSite(of, Trainer(site, "cpu", of.privacy.minimum_cases), data, private=private)
+        self._opened = StudyAtSite(of, Trainer(site, "cpu", of.privacy.minimum_cases), data)
+        folder = state or Path(gettempdir()) / f"fedrad-{uuid4()}"  # made only if the study compresses
+        self.notes: list[str] = []
+        self.exchange = Exchange(of, site, folder, self.notes.append)
 
     def answer(self, request: Request) -> Reply:
         self.asked.append(request)
@@ -133,14 +140,17 @@ class MemorySite:
         if isinstance(request, AskStatistic):
             return self._opened.statistic(request)
         if isinstance(request, Train):
-            return self._opened.train(request)
+            whole = self.exchange.opened(request)
+            return self.exchange.packed(whole, self._opened.train(whole))
         if isinstance(request, Evaluate):
             return self._opened.evaluate(request)
         return Done()
 
 
-def members(of: StudyConfig) -> dict[str, MemorySite]:
-    return {site: MemorySite(of, site, dataset(of, site, n)) for site, n in N_CASES.items()}
+def members(of: StudyConfig, folder: Path | None = None) -> dict[str, MemorySite]:
+    """Sites whose residuals, if the study has any, lie below ``folder``."""
+    states = {site: folder / "sites" / site if folder else None for site in N_CASES}
+    return {site: MemorySite(of, site, dataset(of, site, n), state=states[site]) for site, n in N_CASES.items()}
 
 
 def conversation(of: StudyConfig, sites: dict[str, Answers], folder: Path, **settings: object) -> Conversation:
