@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from common.arrays import Parameters
 from common.codec import encode
 from common.config.gate import GateConfig
 from common.config.study import StudyConfig
 from common.errors import Code, GateError
-from common.messages import AskStatistic, Evaluate, Landmarks, MaskedInput, Prepare, Request, Train
+from common.messages import AskStatistic, Difference, Evaluate, Landmarks, MaskedInput, Prepare, Request, Train
 
 SELDOM = ("Hello", "Finish")
 """Requests without a question that a run makes once."""
@@ -104,7 +105,7 @@ def question_of(request: Request) -> Question:
     landmarks = "" if isinstance(request, Prepare) and not request.landmarks else _landmarks(request)
     match request:
         case Train(model=model, fold=fold, round_number=number):
-            return Question(f"train {model} {fold} {number}", request_sha256(request), landmarks)
+            return Question(f"train {model} {fold} {number}", request_sha256(_by_its_model(request)), landmarks)
         case Evaluate(model=model, fold=fold, split=split):
             return Question(f"evaluate {model} {fold} {split}", request_sha256(request), landmarks)
         case AskStatistic(table=table, fold=fold):
@@ -113,6 +114,13 @@ def question_of(request: Request) -> Question:
             return Question(f"Prepare {table}", f"Prepare {table}", landmarks)
     name = type(request).__name__
     return Question(name, name, landmarks)
+
+
+def _by_its_model(request: Train) -> Train:
+    """The request with the digest of its model alone: whole or as a difference, the question is the same."""
+    result = request.difference[0].result if request.difference else request.parameters.digest()
+    named = Difference("", result, np.zeros(0, np.uint8))
+    return replace(request, parameters=Parameters({}), difference=(named,))
 
 
 def request_sha256(request: Request) -> str:

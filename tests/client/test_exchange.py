@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.asked_questions import question_of
 from client.exchange import Exchange, Residuals
 from common.arrays import Parameters
 from common.compression import send, step
@@ -175,3 +176,12 @@ def test_a_site_that_missed_rounds_goes_on_with_its_latest_residual(tmp_path):
     residuals.keep("s", 8, np.full(4, 8, np.float32))
     np.testing.assert_array_equal(residuals.entering("s", 7, 4), np.full(4, 3))
     assert residuals.entering("s", 1, 4) is None
+
+
+def test_the_gate_counts_a_model_that_comes_whole_after_its_difference_as_the_same_question():
+    second, to_second = difference(MODEL)
+    small = question_of(request(2, parameters=Parameters({}), difference=(to_second,)))
+    assert question_of(request(2, parameters=second)) == small
+    assert question_of(request(2)) != small
+    assert question_of(request(3, parameters=second)) != small
+    assert question_of(request(2, parameters=second, course="local-a")) != small
