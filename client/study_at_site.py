@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ from common.messages import (
     EvaluationSums,
     LocalUpdate,
     Prepared,
+    PrivacyEvent,
     Split,
     StatisticSums,
     TableStep,
@@ -32,7 +35,7 @@ from common.messages import (
 )
 from common.models import get_parameters, set_parameters
 from common.outcomes import ClassOutcome
-from common.rng import generator
+from common.rng import NoiseSource, SystemNoise, generator
 from common.statistics import decode_query
 from common.statistics.agreed_times import require_agreed_times
 from common.statistics.procedure import Cohort, Query
@@ -41,19 +44,23 @@ from common.statistics.solution import decode_solution
 from common.statistics.table_steps import apply_steps, decode_steps, limits_after
 from common.tables import FeatureTable
 
+if TYPE_CHECKING:
+    from client.training.privacy_plan import Plan
+
 
 @dataclass(frozen=True)
 class Trainer:
     """Who trains, and on what: all that differs between hospitals once the cases are prepared.
 
     ``secret`` decides which cases a draw holds (`client.draw_secret`); empty in simulations, whose draws are then those
-    of the pooled reference.
+    of the pooled reference. ``new_noise`` makes the source of noise and sampling of one private round; tests fix it.
     """
 
     site: str
     device: str
     minimum_cases: int
     secret: str = ""
+    new_noise: Callable[[], NoiseSource] = SystemNoise
 
 
 class StudyAtSite:
@@ -122,22 +129,52 @@ class StudyAtSite:
         module = self._module(entry, inputs, request.parameters)
         strategy = self.study.federated.strategy.build()
         reference = [parameter.detach().clone() for parameter in module.parameters()]
-        result = train(
-            module,
-            TrainingData(inputs.images, inputs.table, self._task.targets(self.data.outcome.take(rows))),
-            task=self._task,
-            settings=settings,
-            position=Position(request.round_number, entry.rounds),
-            generator=generator(
-                self.study.seed, "train", self.trainer.site, entry.name, request.fold, request.round_number
-            ),
-            penalty=lambda trained: torch.as_tensor(strategy.penalty(list(trained.parameters()), reference)),
-            device=torch.device(self.trainer.device),
-        )
+        data = TrainingData(inputs.images, inputs.table, self._task.targets(self.data.outcome.take(rows)))
+        position, device = Position(request.round_number, entry.rounds), torch.device(self.trainer.device)
+
+        def penalty(trained: nn.Module) -> torch.Tensor:
+            return torch.as_tensor(strategy.penalty(list(trained.parameters()), reference))
+
+        if self.study.privacy.sample_level is not None:
+            from client.training.dp_sgd import train_private  # here: torch.func is loaded by studies that need it
+
+            result = train_private(
+                module,
+                data,
+                task=self._task,
+                settings=settings,
+                position=position,
+                mechanism=self._privacy_plan[entry.name, request.fold],
+                source=self.trainer.new_noise(),
+                penalty=penalty,
+                device=device,
+            )
+        else:
+            stream = ("train", self.trainer.site, entry.name, request.fold, request.round_number)
+            result = train(
+                module,
+                data,
+                task=self._task,
+                settings=settings,
+                position=position,
+                generator=generator(self.study.seed, *stream),
+                penalty=penalty,
+                device=device,
+            )
         delta = difference(get_parameters(module), request.parameters)
         if not delta.all_finite():
             raise StatisticError(f"round {request.round_number} of {entry.name} ended in numbers that are not finite")
-        return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, result.train_loss[-1])
+        loss, cost = result.train_loss[-1], self.cost(request)
+        return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, loss, cost)
+
+    def cost(self, request: Train) -> tuple[PrivacyEvent, ...]:
+        """What an answer will cost, known before anything is computed; none where the study has no sample-level
+        privacy, and so no bound.
+        """
+        if self.study.privacy.sample_level is None:
+            return ()
+        self._rows(request.fold, "train")
+        return (self._privacy_plan[self._entry(request.model).name, request.fold].event,)
 
     def evaluate(self, request: Evaluate) -> EvaluationSums:
         """Mergeable sums of the model's predictions on a split, and of those of each subgroup."""
@@ -157,6 +194,16 @@ class StudyAtSite:
                 cells = [self.data.labels[config.column][i] for i in rows]
                 sums |= sums_by_level(config, cells, predicted, outcome.labels, minimum_cases=minimum)
         return EvaluationSums(entry.name, len(rows), sums)
+
+    @cached_property
+    def _privacy_plan(self) -> Plan:
+        from client.training.privacy_plan import privacy_plan
+
+        privacy = self.study.privacy.sample_level
+        assert privacy is not None  # asked for in no other study
+        n_cases = {fold: len(self.data.rows(fold, "train")) for fold in range(self.study.n_folds)}
+        alone = self.study.local_only and self.study.n_training > 1 and self.trainer.site in self.study.training_sites
+        return privacy_plan(self.study, privacy, n_cases, n_courses=2 if alone else 1)
 
     def _predicted(self, entry: StudyModel, request: Evaluate, rows: Rows) -> npt.NDArray[np.float64]:
         table = self._held_out(request, rows) if entry.model.needs_table else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,9 @@ from common.arrays import Parameters
 from common.compression import Compressor
 from common.config.study import StudyConfig, StudyModel
 from common.errors import Code, FederationError, MessageError, StateError
-from common.messages import LocalUpdate, TableStep, Train
+from common.messages import LocalUpdate, PrivacyEvent, TableStep, Train
 from common.models import initial_parameters
+from common.privacy.ledger import event_from_json, event_to_json
 from common.rng import derived_seed
 from common.statistics.table_steps import Step, columns_after, encode_steps
 from common.strategies import ServerState, Strategy
@@ -27,12 +28,22 @@ from server.courses import Course, Group, baseline_may_fail
 
 @dataclass(frozen=True)
 class SiteRound:
-    """What one site reported of one round: a point of the learning curve."""
+    """What one site reported of one round: a point of the learning curve, and what it cost the site's cases."""
 
     round_number: int
     site: str
     n_cases: int
     train_loss: float
+    privacy: tuple[PrivacyEvent, ...] = ()
+
+    def to_json(self) -> list[Any]:
+        cost = [event_to_json(event) for event in self.privacy]
+        return [self.round_number, self.site, self.n_cases, self.train_loss, cost]
+
+    @classmethod
+    def from_json(cls, entry: list[Any]) -> SiteRound:
+        number, site, n_cases, loss, cost = entry
+        return cls(number, site, n_cases, loss, tuple(event_from_json(event) for event in cost))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +73,7 @@ class TrainingState:
         values = {
             "round_number": self.round_number,
             "order": list(self.parameters),
-            "history": [[h.round_number, h.site, h.n_cases, h.train_loss] for h in self.history],
+            "history": [entry.to_json() for entry in self.history],
             "absent": list(self.absent),
             "sha256": self.parameters.digest(),
         }
@@ -81,7 +92,7 @@ class TrainingState:
             for k, v in unit.arrays.items()
             if k.startswith("server/")
         }
-        history = tuple(SiteRound(*entry) for entry in values["history"])
+        history = tuple(SiteRound.from_json(entry) for entry in values["history"])
         absent, broadcast = tuple(values["absent"]), Broadcast.from_unit(unit)
         return cls(values["round_number"], parameters, ServerState(server), history, absent, broadcast)
 
@@ -243,7 +254,7 @@ class _Collected:
             if reason:
                 self.absent.append(f"{self.round_number} {site} {reason}")
             elif isinstance(reply, LocalUpdate):
-                self.history.append(SiteRound(self.round_number, site, reply.n_cases, reply.train_loss))
+                self.history.append(SiteRound(self.round_number, site, reply.n_cases, reply.train_loss, reply.privacy))
                 yield reply
 
     def _read(self, site: str, update: LocalUpdate) -> LocalUpdate | Refused:

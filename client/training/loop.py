@@ -133,7 +133,7 @@ def train(
         If the loss is no finite number: the training ran away, and its parameters must not leave the site.
     """
     module.to(device).train()
-    optimiser = _optimiser(module, settings)
+    optimiser = new_optimiser(module, settings)
     losses: list[float] = []
     with reproducible():
         for epoch in range(settings.local_epochs):
@@ -159,7 +159,7 @@ def predict(
     with torch.no_grad(), reproducible():
         for start in range(0, data.n_cases, batch_size):
             rows = torch.arange(start, min(start + batch_size, data.n_cases))
-            logits = module(_rows(data.images, rows, device), _rows(data.table, rows, device))
+            logits = module(take_rows(data.images, rows, device), take_rows(data.table, rows, device))
             parts.append(logits.to("cpu", torch.float32).numpy())
     if not parts:
         raise ValueError("no cases to predict")
@@ -211,7 +211,8 @@ def _step(
     return mean
 
 
-def _optimiser(module: nn.Module, settings: TrainingConfig) -> Optimiser:
+def new_optimiser(module: nn.Module, settings: TrainingConfig) -> Optimiser:
+    """The optimiser that the settings name, with a state of its own for one round."""
     parameters = tuple(module.parameters())
     if settings.optimiser == "adam":
         return Adam(parameters)
@@ -232,11 +233,12 @@ def _batch(
     generator: np.random.Generator,
     device: torch.device,
 ) -> TrainingData:
-    images = _rows(data.images, rows, device)
+    images = take_rows(data.images, rows, device)
     if images is not None:
         images = augmented(images, generator, kind=settings.augment)
-    return TrainingData(images, _rows(data.table, rows, device), data.targets[rows].to(device))
+    return TrainingData(images, take_rows(data.table, rows, device), data.targets[rows].to(device))
 
 
-def _rows(tensor: Tensor | None, rows: Tensor, device: torch.device) -> Tensor | None:
+def take_rows(tensor: Tensor | None, rows: Tensor, device: torch.device) -> Tensor | None:
+    """Some cases of an input that a model may not have."""
     return None if tensor is None else tensor[rows].to(device)

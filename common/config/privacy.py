@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from common.config.loading import Frozen
 from common.config.private_statistics import PrivateStatisticsConfig
+
+
+class SampleLevelConfig(Frozen):
+    """``[privacy.sample_level]``: differential privacy of each case in training, by DP-SGD at the hospitals.
+
+    Each hospital solves its noise once for the whole study (all models, rounds, folds and courses together), so that
+    all that it sends about trained models is (``target_epsilon``, ``target_delta``) differentially private for each
+    of its training cases. Table steps and evaluation are *not* covered: they have the small-cell rule alone.
+
+    Parameters
+    ----------
+    target_epsilon : float
+    target_delta : float
+        A number that all agree on, below one in the cases of the largest hospital; a tenth of that is usual.
+    clipping_norm : float
+        Largest L2 norm of what one case adds to a gradient.
+    """
+
+    target_epsilon: PositiveFloat
+    target_delta: Annotated[float, Field(gt=0, lt=0.01)]
+    clipping_norm: PositiveFloat = 1.0
 
 
 class PrivacyConfig(Frozen):
@@ -17,7 +40,10 @@ class PrivacyConfig(Frozen):
         No statistic, update or metric is computed from fewer cases.
     statistics : PrivateStatisticsConfig, optional
         Differential privacy of statistics and evaluations.
+    sample_level : SampleLevelConfig, optional
+        Differential privacy of each case in training.
     """
 
     minimum_cases: PositiveInt = 5
     statistics: PrivateStatisticsConfig | None = None
+    sample_level: SampleLevelConfig | None = None

@@ -236,11 +236,31 @@ def _subgroups(study: StudyConfig) -> Iterator[str]:
         yield f"evaluation.subgroups: {name} is the outcome"
 
 
+def _sample_level(study: StudyConfig) -> Iterator[str]:
+    if study.privacy.sample_level is None:
+        return
+    strategy = study.federated.strategy.kind
+    if strategy not in ONE_DELTA_STRATEGIES:
+        fits = ", ".join(ONE_DELTA_STRATEGIES)
+        yield f"privacy.sample_level: strategy {strategy} uses more of the cases than their updates; fits: {fits}"
+    for entry in study.models:
+        if entry.solved is not None:
+            yield (
+                f"privacy.sample_level: model {entry.name} of kind {entry.solved.kind} is solved from exact sums, "
+                "which no noise protects; train a model instead, or leave it out"
+            )
+        elif entry.training is not None and entry.training.gradient_clip is not None:
+            yield f"privacy.sample_level: model {entry.name}: clipping_norm takes the place of gradient_clip"
+
+
 def rising(name: str, values: Sequence[float]) -> Iterator[str]:
     """A fault where ``values`` do not rise."""
     if any(a >= b for a, b in pairwise(values)):
         yield f"{name}: {', '.join(f'{value:g}' for value in values)} must rise"
 
+
+ONE_DELTA_STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedyogi")
+"""Strategies of which a site sends nothing but what training under DP-SGD gave."""
 
 STUDY_RULES = (
     Check(("sites",), _sites),
@@ -264,4 +284,5 @@ STUDY_RULES = (
     Check(("table", "outcome"), _selection),
     Check(("evaluation", "outcome"), _subgroups),
     *PRIVATE_STATISTICS_RULES,
+    Check(("privacy", "models", "federated"), _sample_level),
 )

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from scipy.special import gammaln, log_ndtr, logsumexp
 
 from common.errors import PrivacyError
@@ -100,17 +99,28 @@ def solve_noise_multiplier(*, target_epsilon: float, delta: float, sampling_rate
     PrivacyError
         Where no noise is enough, because epsilon is too small for the orders of the accountant.
     """
+    return solve_noise_for(((sampling_rate, steps),), target_epsilon=target_epsilon, delta=delta)
+
+
+def solve_noise_for(schedule: Sequence[tuple[float, int]], *, target_epsilon: float, delta: float) -> float:
+    """As `solve_noise_multiplier`, one noise for several (sampling rate, steps) together.
+
+    Raises
+    ------
+    PrivacyError
+        Where no noise is enough.
+    """
     if not (target_epsilon > 0 and math.isfinite(target_epsilon)):
         raise PrivacyError(f"a target epsilon is positive and finite, got {target_epsilon}")
 
     def cost(noise: float) -> float:
-        return epsilon([sampled_gaussian(noise, sampling_rate=sampling_rate, steps=steps)], delta)
+        return epsilon([sampled_gaussian(noise, sampling_rate=rate, steps=n) for rate, n in schedule], delta)
 
     low, high = 0.0, 1.0
     while cost(high) > target_epsilon:
         low, high = high, 2 * high
         if high > LARGEST_NOISE_MULTIPLIER:
-            raise PrivacyError(f"no noise gives epsilon {target_epsilon} at delta {delta} in {steps} steps")
+            raise PrivacyError(f"no noise gives epsilon {target_epsilon} at delta {delta} in {schedule}")
     while high - low > NOISE_TOLERANCE * high:
         middle = (low + high) / 2
         low, high = (middle, high) if cost(middle) > target_epsilon else (low, middle)
@@ -255,7 +265,10 @@ def _epsilon_of_one_gaussian(noise: float, delta: float) -> float:
 
     if log_excess(0.0) <= 0:
         return 0.0
-    high = 1.0
+    low, high = 0.0, 1.0
     while log_excess(high) > 0:
-        high *= 2
-    return float(brentq(log_excess, 0.0, high, xtol=1e-9))
+        low, high = high, 2 * high
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if log_excess(middle) > 0 else (low, middle)
+    return high

@@ -29,7 +29,8 @@ class TrainingConfig(BaseModel):
     momentum : float
         Of "sgd".
     batch_size : int
-        Largest batch; an epoch is split into equal batches of at most this size.
+        Largest batch; an epoch is split into equal batches of at most this size. Under DP-SGD the expected size of a
+        Poisson sample, and an epoch has as many steps as cases fill.
     local_epochs : int
         Passes over a site's cases a round.
     l2 : float

@@ -101,7 +101,7 @@ def dataset(of: StudyConfig, site: str, n: int, *, missing: float = 0.1) -> Data
         patches=patches,
         outcome=outcome,
         batch=(site,) * n,
-        tested_in=assign_folds(ids, labels.tolist(), of, trains=site in of.training_sites),
+        tested_in=assign_folds(ids, labels.tolist(), of, trains=site in of.training_sites, site=site),
         trains=site in of.training_sites,
     )
 

@@ -212,6 +212,22 @@ RULES = [
         "learning_rate = inf",
         "models[logistic].training.learning_rate: got inf, expected a finite",
     ),
+    (
+        "[privacy]\n",
+        "[privacy]\nsample_level = { target_epsilon = 8.0, target_delta = 1e-4 }\n",
+        "privacy.sample_level: model both: clipping_norm takes the place of gradient_clip",
+    ),
+    (
+        "[privacy]\n",
+        "[privacy]\nsample_level = { target_epsilon = 8.0, target_delta = 0.5 }\n",
+        "privacy.sample_level.target_delta: got 0.5",
+    ),
+    (
+        "[privacy]\n",
+        '[[models]]\nname = "solved"\nmodel = { kind = "ridge" }\n'
+        "[privacy]\nsample_level = { target_epsilon = 8.0, target_delta = 1e-4 }\n",
+        "privacy.sample_level: model solved of kind ridge is solved from exact sums, which no noise protects",
+    ),
     ("seed = 1", "seed = -1", "seed: got -1, expected greater than or equal to 0"),
     ("seed = 1", "seed = 1\nschema_version = 2", "schema_version: got 2, expected 1"),
 ]
