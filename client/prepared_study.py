@@ -12,7 +12,7 @@ from client.imaging.landmarks import with_all_landmarks
 from client.ingest.manifest import Manifest, read_manifest
 from client.preparation import study_feature_names, table_names
 from client.privacy_budget import PrivacyBudget
-from client.private_release import PrivateRelease
+from client.private_release import PrivateRelease, Reserve
 from client.side_tables import SideTable, counted, landmark_side_table, repeat_side_table, repeated_cases, require_table
 from client.study_at_site import StudyAtSite, Trainer, declared
 from client.worklist import Worklist
@@ -109,7 +109,9 @@ class PreparedStudy:
         preparation = self._preparation(TRAINING, landmarks)
         if preparation.study is None:
             preparation.work.advance(float("inf"))
-            trainer = Trainer(self.config.site, self.config.device, self._minimum, self._secret)
+            own = self.config
+            ledger = _training_ledger(self.study, own)
+            trainer = Trainer(own.site, own.device, self._minimum, self._secret, reserve=ledger)
             cases = list(preparation.work.done.values())
             data = build_dataset(cases, self.study, site=self.config.site, minimum_cases=self._minimum)
             preparation.study = StudyAtSite(self.study, trainer, data, private=self._private)
@@ -204,3 +206,14 @@ def _private_release(study: StudyConfig, config: SiteConfig) -> PrivateRelease |
     key = digest(study)
     own = PrivacyBudget(config.state / "privacy" / key[:16], private.target_epsilon, private.target_delta)
     return PrivateRelease(cost_of_a_question(study), lambda events: own.reserve(key, events))
+
+
+def _training_ledger(study: StudyConfig, config: SiteConfig) -> Reserve | None:
+    """Where the cost of each private round of training is written down: the study's own target at this hospital."""
+    private = study.privacy.sample_level
+    if private is None:
+        return None
+    key = digest(study)
+    folder = config.state / "privacy" / key[:16] / "training"
+    own = PrivacyBudget(folder, private.target_epsilon, private.target_delta)
+    return lambda events: own.reserve(key, events)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from client.dataset import Dataset, Rows, global_ids
-from client.private_release import PrivateRelease
+from client.private_release import PrivateRelease, Reserve
 from client.subgroups import sums_by_level
 from client.training.loop import ModelData, Position, TrainingData, predict, train
 from common.arrays import Parameters, difference
@@ -54,6 +54,8 @@ class Trainer:
 
     ``secret`` decides which cases a draw holds (`client.draw_secret`); empty in simulations, whose draws are then those
     of the pooled reference. ``new_noise`` makes the source of noise and sampling of one private round; tests fix it.
+    ``reserve`` writes the cost of a private round down before it is trained, or raises where it does not fit; a
+    simulated pooled site, which no hospital runs, has no ledger.
     """
 
     site: str
@@ -61,6 +63,7 @@ class Trainer:
     minimum_cases: int
     secret: str = ""
     new_noise: Callable[[], NoiseSource] = SystemNoise
+    reserve: Reserve | None = None
 
 
 class StudyAtSite:
@@ -127,6 +130,9 @@ class StudyAtSite:
         rows = self._rows(request.fold, "train")
         inputs = self._inputs(entry, rows, self._trained_on(request, rows) if model.needs_table else None)
         module = self._module(entry, inputs, request.parameters)
+        cost = self.cost(request)
+        if cost and self.trainer.reserve is not None:
+            self.trainer.reserve(cost)
         strategy = self.study.federated.strategy.build()
         reference = [parameter.detach().clone() for parameter in module.parameters()]
         data = TrainingData(inputs.images, inputs.table, self._task.targets(self.data.outcome.take(rows)))
@@ -164,8 +170,7 @@ class StudyAtSite:
         delta = difference(get_parameters(module), request.parameters)
         if not delta.all_finite():
             raise StatisticError(f"round {request.round_number} of {entry.name} ended in numbers that are not finite")
-        loss, cost = result.train_loss[-1], self.cost(request)
-        return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, loss, cost)
+        return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, result.train_loss[-1], cost)
 
     def cost(self, request: Train) -> tuple[PrivacyEvent, ...]:
         """What an answer will cost, known before anything is computed; none where the study has no sample-level

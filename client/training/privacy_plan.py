@@ -12,6 +12,7 @@ is added up, although a case that is held out in a fold costs nothing there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from client.training.dp_sgd import Mechanism
@@ -43,11 +44,18 @@ def privacy_plan(
     """
     trained = [(entry, entry.trained[1]) for entry in study.models if entry.solved is None]
     folds = {fold: n for fold, n in n_cases.items() if n > 0}
+    per_round = [
+        (sampling_rate(settings, n), steps_per_epoch(settings, n) * settings.local_epochs)
+        for _, settings in trained
+        for n in folds.values()
+    ]
+    dearest = max(per_round, key=lambda own: own[0] * math.sqrt(own[1]), default=(1.0, 0))
     schedule = [
         (sampling_rate(settings, n), steps_per_epoch(settings, n) * settings.local_epochs * entry.rounds * n_courses)
         for entry, settings in trained
         for n in folds.values()
     ]
+    schedule.append((dearest[0], dearest[1] * privacy.spare_rounds))
     noise = solve_noise_for(schedule, target_epsilon=privacy.target_epsilon, delta=privacy.target_delta)
     return {
         (entry.name, fold): Mechanism(

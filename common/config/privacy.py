@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from common.config.loading import Frozen
 from common.config.private_statistics import PrivateStatisticsConfig
@@ -15,7 +15,8 @@ class SampleLevelConfig(Frozen):
 
     Each hospital solves its noise once for the whole study (all models, rounds, folds and courses together), so that
     all that it sends about trained models is (``target_epsilon``, ``target_delta``) differentially private for each
-    of its training cases. Table steps and evaluation are *not* covered: they have the small-cell rule alone.
+    of its training cases. Table steps and evaluation are *not* covered: they have ``[privacy.statistics]``, with a
+    target of its own, or the small-cell rule alone.
 
     Parameters
     ----------
@@ -24,11 +25,15 @@ class SampleLevelConfig(Frozen):
         A number that all agree on, below one in the cases of the largest hospital; a tenth of that is usual.
     clipping_norm : float
         Largest L2 norm of what one case adds to a gradient.
+    spare_rounds : int
+        Rounds that may be trained once more, after a crash or a lost answer, without leaving the target: their noise
+        is drawn anew, so they cost anew. Each makes the noise of all a little larger.
     """
 
     target_epsilon: PositiveFloat
     target_delta: Annotated[float, Field(gt=0, lt=0.01)]
     clipping_norm: PositiveFloat = 1.0
+    spare_rounds: NonNegativeInt = 0
 
 
 class PrivacyConfig(Frozen):

@@ -40,6 +40,19 @@ def test_one_round_alone_would_have_needed_less_noise():
     assert noises[0] > noises[1]
 
 
+def test_spare_rounds_leave_room_for_any_round_to_be_trained_again():
+    of, spare = study(), PRIVACY.model_copy(update={"spare_rounds": 3})
+    plan = privacy_plan(of, spare, {0: 300, 1: 120}, n_courses=1)
+    assert (
+        plan["cnn", 0].noise_multiplier
+        > privacy_plan(of, PRIVACY, {0: 300, 1: 120}, n_courses=1)["cnn", 0].noise_multiplier
+    )
+    rounds = {entry.name: entry.rounds for entry in of.models}
+    once = [plan[key].event for key in plan for _ in range(rounds[key[0]])]
+    for again in plan.values():
+        assert epsilon([*once, *[again.event] * 3], PRIVACY.target_delta) <= PRIVACY.target_epsilon
+
+
 @pytest.mark.parametrize(("batch", "n", "rate", "steps"), [(8, 32, 0.25, 4), (8, 33, 8 / 33, 5), (64, 10, 1.0, 1)])
 def test_an_epoch_sees_each_case_once_on_average(batch: int, n: int, rate: float, steps: int):
     settings = TrainingConfig(batch_size=batch)
