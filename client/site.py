@@ -7,9 +7,11 @@ from shutil import rmtree
 from threading import RLock
 from time import perf_counter
 
+from client.credentials import Credentials, load_credentials
 from client.draw_secret import draw_secret
 from client.exchange import residuals_of
 from client.governance import Gate
+from client.masked_sums import MaskedSums
 from client.prepared_study import NONE_LEARNED, PreparedStudy
 from client.refusals import Refusals, is_told
 from client.side_tables import SideTable
@@ -17,7 +19,7 @@ from client.study_at_site import StudyAtSite
 from common.config.loading import error_code
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
-from common.errors import FedradError, MessageError, StateError
+from common.errors import Code, FedradError, GateError, PrivacyError, StateError
 from common.journal import JsonLines
 from common.messages import (
     AskStatistic,
@@ -27,12 +29,14 @@ from common.messages import (
     Landmarks,
     MaskingRequest,
     Prepare,
+    Question,
     Refusal,
     Reply,
     Request,
     Train,
     Welcome,
 )
+from common.privacy.contribution import Summable
 from common.version import versions
 
 LONGEST_REASON = 1000
@@ -49,9 +53,18 @@ class Site:
         Those that the site file lists; requests of any other study are refused (`client.governance`).
     secret : str, optional
         Decides which cases a draw holds; the hospital's own where it is not given. Simulations give an empty one.
+    credentials : Credentials, optional
+        For masked sums; those that ``site.toml`` names where they are not given.
     """
 
-    def __init__(self, config: SiteConfig, studies: Sequence[StudyConfig], *, secret: str | None = None) -> None:
+    def __init__(
+        self,
+        config: SiteConfig,
+        studies: Sequence[StudyConfig],
+        *,
+        secret: str | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.config = config
         self.log = JsonLines(config.state / "log.jsonl")
         self.gate = Gate(config, studies)
@@ -59,6 +72,8 @@ class Site:
         self._opened: dict[str, PreparedStudy] = {}
         self._secret = draw_secret(config.state) if secret is None else secret
         self._one_at_a_time = RLock()
+        self._credentials = credentials
+        self._masked = MaskedSums(config, JsonLines(config.state / "sums.jsonl"), self._own_credentials)
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request; a failure becomes a `Refusal` with its code, and its sentence stays in the log.
@@ -91,7 +106,8 @@ class Site:
             return self._approved(study_digest).side_table(table, landmarks)
 
     def close(self) -> None:
-        """End the processes of studies that are still being prepared."""
+        """End the processes of studies that are still being prepared, and the masked sum that is under way."""
+        self._masked.close()
         for study in self._opened.values():
             study.close()
         self._opened.clear()
@@ -110,15 +126,33 @@ class Site:
         if isinstance(request, Finish):
             return self._finish(request)
         study = self._approved(request.study_digest)
-        if isinstance(request, MaskingRequest):
-            raise MessageError("this study does not add up its answers under masks")
         if isinstance(request, Prepare):
             return study.answer_prepare(request)
-        if isinstance(request, AskStatistic):
-            return study.statistic(request)
-        if isinstance(request, Train):
-            return study.train(request)
-        return study.opened(request.landmarks).evaluate(request)
+        if isinstance(request, MaskingRequest):
+            return self._masked.answer(request, study.study, lambda question: self._to_be_masked(study, question))
+        if study.study.privacy.secure_aggregation is not None:
+            raise PrivacyError(f"answers of this study leave under masks; {type(request).__name__} asks for a bare one")
+        return self._in_the_clear(study, request)
+
+    def _to_be_masked(self, study: PreparedStudy, question: Question) -> Summable:
+        """The gate sees masked words alone, so what it asks of an answer is asked here."""
+        reply = self._in_the_clear(study, question)
+        minimum = self.gate.minimum_cases(question.study_digest)
+        if reply.n_cases < minimum:
+            raise GateError(f"answer from {reply.n_cases} cases, the minimum is {minimum}", code=Code.SMALL_CELL)
+        return reply
+
+    def _in_the_clear(self, study: PreparedStudy, question: Question) -> Summable:
+        if isinstance(question, AskStatistic):
+            return study.statistic(question)
+        if isinstance(question, Train):
+            return study.train(question)
+        return study.opened(question.landmarks).evaluate(question)
+
+    def _own_credentials(self) -> Credentials:
+        if self._credentials is None:
+            self._credentials = load_credentials(self.config)
+        return self._credentials
 
     def _approved(self, study_digest: str) -> PreparedStudy:
         study = self.gate.require_approved(study_digest)
@@ -127,10 +161,11 @@ class Site:
         return self._opened[study_digest]
 
     def _hello(self, request: Hello) -> Welcome:
-        self._approved(request.study_digest)
+        self._masked.require_possible(self._approved(request.study_digest).study)
         return Welcome(self.config.site, versions())
 
     def _finish(self, request: Finish) -> Done:
+        self._masked.close()
         study = self._opened.pop(request.study_digest, None)
         if study is not None:
             study.close()

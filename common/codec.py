@@ -55,9 +55,9 @@ def encoded_size(encoded: Encoded) -> int:
     return len(header) + sum(array.nbytes for array in arrays)
 
 
-def request_digest(request: Question) -> str:
-    """SHA-256 of a question as it travels: equal digests mean that two sites were asked the same, to the last bit."""
-    header, arrays = encode(request)
+def message_digest(message: Message) -> str:
+    """SHA-256 of a message as it travels: equal digests mean that two sites were asked the same, to the last bit."""
+    header, arrays = encode(message)
     sha = hashlib.sha256(f"{len(header)}\n".encode() + header)
     for array in arrays:
         sha.update(f"{array.dtype.str} {array.size}\n".encode())

@@ -25,7 +25,7 @@ class AdvertiseKeys:
     session : str
         32 hexadecimal digits, never used before.
     asked : str
-        `common.codec.request_digest` of the question that will be answered in masked words.
+        `common.codec.message_digest` of the question that will be answered in masked words.
     cohort : tuple of str
         All hospitals that are asked, sorted: the study says which these can be.
     """
@@ -101,11 +101,20 @@ class MaskedValues:
 
 @dataclass(frozen=True, eq=False)
 class ConsistencyCheck:
-    """The sites whose masked words are in the sum, sorted: sign that you heard exactly these."""
+    """Sign that you heard exactly these sites.
+
+    Parameters
+    ----------
+    included : tuple of str
+        The sites whose masked words are in the sum, sorted.
+    sealed : mapping of owner to ndarray of uint8
+        The shares that other sites entrust to this one.
+    """
 
     study_digest: str
     session: str
     included: tuple[str, ...]
+    sealed: Sums
 
 
 @dataclass(frozen=True, eq=False)

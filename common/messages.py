@@ -301,12 +301,19 @@ class EvaluationSums:
 
 @dataclass(frozen=True, eq=False)
 class MaskedInput:
-    """Answer ``request`` in masked words; ``sealed`` are the shares that other sites entrust to this one, by owner."""
+    """Answer ``request`` in masked words.
+
+    Parameters
+    ----------
+    sharers : tuple of str
+        All sites that shared their secrets, sorted. The same for every site, so that a large question is sent as one
+        object; what they sealed for each comes with `common.masking_messages.ConsistencyCheck`.
+    """
 
     study_digest: str
     session: str
     request: AskStatistic | Train | Evaluate
-    sealed: Sums
+    sharers: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,14 @@ class Conversation:
         Receives one line an answer (kind, bytes, seconds) and one a refusal: the data flow of the report.
     landmarks : mapping of image to landmarks, optional
         Nyul's, as learned; put into every request that is about prepared cases.
+
+    Attributes
+    ----------
+    hears_sums : bool
+        Whether one reply stands for all sites together (`server.secure_sum`).
     """
+
+    hears_sums = False
 
     def __init__(
         self, federation: Federation, journal: JsonLines, study_digest: str, landmarks: Landmarks | None = None

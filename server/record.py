@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from common.arrays import merge_sums
-from common.config.study import StudyConfig
+from common.config.secure_aggregation import ALL_SITES, cohorts
+from common.config.study import StudyConfig, StudySite
 from common.errors import MetricError
 from common.evaluation import ErrorSums, RiskSums, ScoreSums, read_sums
 from common.evaluation.fairness import read_subgroups
@@ -191,6 +192,15 @@ class StudyResults:
     def external_sites(self) -> tuple[str, ...]:
         return tuple(sorted(site.name for site in self.study.sites if site.role == "external"))
 
+    @property
+    def answering(self) -> tuple[StudySite, ...]:
+        """Under whose names evaluations stand: every hospital's, training ones first, or those of masked sums."""
+        if self.study.privacy.secure_aggregation is None:
+            return tuple(sorted(self.study.sites, key=lambda site: (site.role != "training", site.name)))
+        return tuple(
+            StudySite(name=name, role="training" if name == ALL_SITES else "external") for name in cohorts(self.study)
+        )
+
     def merged(self, course: str, model: str, sites: Sequence[str]) -> AnySums:
         """Sums over all cases of the given sites, of every fold.
 
@@ -212,10 +222,7 @@ class StudyResults:
         return read_subgroups(merge_sums(parts)) if parts else {}
 
     def sites_without_answer(self, course: str, model: str) -> tuple[str, ...]:
-        """Hospitals of the study of which some fold's evaluation of this model is missing."""
-        lacking = []
-        for site in sorted(entry.name for entry in self.study.sites):
-            found = self.evaluations.get((course, model, site))
-            if found is None or found.refused:
-                lacking.append(site)
-        return tuple(lacking)
+        """Hospitals of the study of which some fold's evaluation of this model is missing, also from a masked sum."""
+        own = {site: found for (of, name, site), found in self.evaluations.items() if (of, name) == (course, model)}
+        refused = {site for site, found in own.items() if found.refused}
+        return tuple(sorted(refused | ({entry.name for entry in self.answering} - own.keys())))

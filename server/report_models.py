@@ -61,7 +61,6 @@ def model_sections(results: StudyResults) -> tuple[ModelSection, ...]:
 
 def _section(results: StudyResults, entry: StudyModel) -> ModelSection:
     columns, rows = _measure_table(results, entry.name)
-    sites = sorted(results.study.sites, key=lambda site: (site.role != "training", site.name))
     return ModelSection(
         name=entry.name,
         about=_about(results, entry),
@@ -70,7 +69,7 @@ def _section(results: StudyResults, entry: StudyModel) -> ModelSection:
         measure_columns=columns,
         measure_rows=rows,
         matrices=tuple(_matrices(results, entry.name)),
-        sites=tuple(_site_row(results, entry.name, site) for site in sites),
+        sites=tuple(_site_row(results, entry.name, site) for site in results.answering),
         has_own=any(course.startswith(LOCAL) for course in results.courses),
         has_pooled=POOLED in results.courses,
     )

@@ -183,6 +183,12 @@ def reading_notes(study: StudyConfig) -> tuple[str, ...]:
             "Leave one site out: every internal case is tested once, by the model that was trained without its "
             "hospital; a hospital's row is the test of that model. Scores of all hospitals are pooled."
         )
+    if study.privacy.secure_aggregation is not None:
+        notes.append(
+            "Secure aggregation: updates, statistics and evaluations left the hospitals under masks that cancel in "
+            "their sum. No hospital's own loss, number of training or test cases, or score was known to the "
+            "coordinator, so none is shown; “all-sites” are the hospitals that train, together."
+        )
     notes.append(
         "Hospitals send counts in agreed bins, rounded where their small-cell rule asks for it. “± by binning” says "
         "how far a value can lie from that of the single scores, in the worst case; intervals do not contain this."

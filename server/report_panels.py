@@ -179,7 +179,7 @@ def _loss_lines(results: StudyResults, model: str, courses: Sequence[str]) -> It
         if history:
             yield _loss_line(history, course_style(course, training), thin=False)
         if course == FEDERATED:
-            for site in sorted({entry.site for entry in history}):
+            for site in sorted({entry.site for entry in history} & set(training)):
                 own = [entry for entry in history if entry.site == site]
                 yield _loss_line(own, site_style(site, training), thin=True)
 

@@ -112,7 +112,7 @@ def write_tables(results: StudyResults, folder: Path) -> None:
 
 def _rows(results: StudyResults) -> Iterator[dict[str, Any]]:
     study = results.study
-    sites = [CaseSet(site.name, (site.name,)) for site in sorted(study.sites, key=lambda entry: entry.name)]
+    sites = [CaseSet(site.name, (site.name,)) for site in sorted(results.answering, key=lambda entry: entry.name)]
     for entry in study.models:
         for course in results.courses:
             for cases in (*case_sets(study), *sites):

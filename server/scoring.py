@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from common.config.secure_aggregation import ALL_EXTERNAL, ALL_SITES
 from common.config.study import ClassOutcomeConfig, ScalarOutcomeConfig, StudyConfig, SurvivalOutcomeConfig
 from common.errors import MetricError
 from common.evaluation import ErrorSums, RiskSums, ScoreSums, metrics, regression, reliability, survival
@@ -82,6 +83,9 @@ def case_sets(study: StudyConfig) -> tuple[CaseSet, ...]:
     """Internal cases (of the hospitals that train), and external ones where there is such a hospital."""
     external = tuple(sorted(site.name for site in study.sites if site.role == "external"))
     internal = CaseSet("internal", study.training_sites)
+    if study.privacy.secure_aggregation is not None:
+        internal = CaseSet("internal", (ALL_SITES,))
+        external = (ALL_EXTERNAL,) if external else ()
     return (internal, CaseSet("external", external)) if external else (internal,)
 
 

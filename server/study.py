@@ -22,6 +22,7 @@ from server.conversation import Conversation
 from server.courses import Group, baseline_may_fail
 from server.evaluation import evaluate, evaluation_name
 from server.preparation import AgreedTable, prepare
+from server.secure_sum import SecureConversation
 from server.solving import solve_model
 from server.standardisation import standardise
 from server.table import table_of
@@ -43,7 +44,7 @@ def run_study(
     FederationError
         If the study cannot go on: too few sites, different versions or feature schemas.
     """
-    conversation = Conversation(federation, journal, digest(study))
+    conversation = conversation_of(study, federation, journal)
     sites = _who_takes_part(study, groups)
     journal.write("study", name=study.name, digest=conversation.study_digest, sites=len(sites))
     say_hello(study, sites, conversation)
@@ -56,6 +57,13 @@ def run_study(
     for _ in conversation.ask(finish, Done, deadline_s=study.federated.round_deadline_s, phase="finish"):
         pass
     journal.write("finished")
+
+
+def conversation_of(study: StudyConfig, federation: Federation, journal: JsonLines) -> Conversation:
+    """How the study's sites are talked to: one by one, or, about their cases, in masked sums."""
+    if study.privacy.secure_aggregation is None:
+        return Conversation(federation, journal, digest(study))
+    return SecureConversation(federation, journal, digest(study), study)
 
 
 def _who_takes_part(study: StudyConfig, groups: Sequence[Group]) -> tuple[str, ...]:

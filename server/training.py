@@ -135,7 +135,8 @@ def train_group(
         for course, own in _round(study, entry, due, fold, round_number, states, steps, conversation):
             before = states.pop(course.name)
             with baseline_may_fail(course, conversation.journal):
-                after = _aggregated(study, entry, course, fold, round_number, before, own, strategy)
+                quorum = _quorum(study, course, conversation)
+                after = _aggregated(study, entry, course, fold, round_number, before, own, strategy, quorum)
                 store.save(unit_name(course, entry.name, fold), after.to_unit())
                 states[course.name] = after
                 _tell(conversation, course, entry, fold, after)
@@ -192,6 +193,9 @@ def _round(
         course={site: course.name for site, course in course_of.items()},
         whole=whole,
     )
+    if conversation.hears_sums:  # one course: single sites do not answer
+        yield from ((course, answers) for course in due)
+        return
     # a group is one course, or courses of one trainer each: the answers of a course come one after the other
     yield from groupby(answers, key=lambda answer: course_of[answer[0]])
 
@@ -199,6 +203,11 @@ def _round(
 def _took_part(site: str, state: TrainingState) -> bool:
     """True where a site answered the latest round, so should hold the model that it began with."""
     return any(h.site == site and h.round_number == state.round_number for h in state.history)
+
+
+def _quorum(study: StudyConfig, course: Course, conversation: Conversation) -> int:
+    """Updates that make a round; a sum stands for as many sites as it needs (`server.secure_sum`)."""
+    return 1 if conversation.hears_sums else min(study.federated.quorum or study.n_training, len(course.trainers))
 
 
 def _aggregated(
@@ -210,11 +219,11 @@ def _aggregated(
     before: TrainingState,
     answers: Iterator[tuple[str, LocalUpdate | Refused]],
     strategy: Strategy,
+    quorum: int,
 ) -> TrainingState:
     """The state after a round; updates are aggregated as they are handed out, one at a time."""
     compressor = study.federated.compression.build()
     collected = _Collected(entry.name, round_number, before.parameters, compressor)
-    quorum = min(study.federated.quorum or study.n_training, len(course.trainers))
     try:
         parameters, server = strategy.aggregate(before.parameters, collected.updates(answers), before.server)
     except FederationError:

@@ -21,6 +21,7 @@ from common.journal import JsonLines
 from server.checkpoint import CheckpointStore, Unit, write_atomic
 from server.courses import POOLED, Group, groups_of, pooled_group
 from server.study import run_study
+from simulations.credentials import issue_credentials
 from simulations.in_process import Answers, InProcessFederation
 from simulations.pooled import PooledSite
 
@@ -58,7 +59,10 @@ def simulate(
     """
     store = CheckpointStore(out / "checkpoints", digest(study))
     configs = split_cohort(study, cohort, out, store, processes)
-    sites = {name: Site(config, [study], secret="") for name, config in configs.items()}
+    credentials = issue_credentials(tuple(configs)) if study.privacy.secure_aggregation else {}
+    sites = {
+        name: Site(config, [study], secret="", credentials=credentials.get(name)) for name, config in configs.items()
+    }
     groups: list[Group] = list(groups_of(study if baselines else study.model_copy(update={"local_only": False})))
     members: dict[str, Answers] = dict(sites)
     if baselines and study.n_training > 1 and study.privacy.statistics is None:  # each answer of a hospital is paid

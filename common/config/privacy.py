@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from common.config.loading import Frozen
 from common.config.private_statistics import PrivateStatisticsConfig
+from common.config.secure_aggregation import SecureAggregationConfig
 
 
 class SampleLevelConfig(Frozen):
@@ -47,8 +48,11 @@ class PrivacyConfig(Frozen):
         Differential privacy of statistics and evaluations.
     sample_level : SampleLevelConfig, optional
         Differential privacy of each case in training.
+    secure_aggregation : SecureAggregationConfig, optional
+        The coordinator sees sums over hospitals and nothing of one; absent: it sees each hospital's answers.
     """
 
     minimum_cases: PositiveInt = 5
     statistics: PrivateStatisticsConfig | None = None
     sample_level: SampleLevelConfig | None = None
+    secure_aggregation: SecureAggregationConfig | None = None

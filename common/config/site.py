@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from common.config.gate import GateConfig
 from common.config.loading import Check, Frozen
+from common.config.secure_aggregation import SiteSecureAggregationConfig
 
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
 
@@ -74,6 +75,8 @@ class SiteConfig(Frozen):
         (``fedrad site approve``), where the hospital has a coordinator.
     gate : GateConfig
         This hospital's own limits on what may be asked and what leaves.
+    secure_aggregation : SiteSecureAggregationConfig
+        For studies whose answers leave under masks.
     """
 
     checks: ClassVar[tuple[Check, ...]] = (Check(("state", "data"), _state_is_elsewhere),)
@@ -88,6 +91,7 @@ class SiteConfig(Frozen):
     studies: Annotated[tuple[Path, ...], Field(min_length=1)]
     coordinator: CoordinatorConfig | None = None
     gate: GateConfig = GateConfig()
+    secure_aggregation: SiteSecureAggregationConfig = SiteSecureAggregationConfig()
 
     def relative_to(self, folder: Path) -> SiteConfig:
         """Paths in the file are relative to the folder that holds it."""
@@ -98,4 +102,6 @@ class SiteConfig(Frozen):
             moved["coordinator"] = self.coordinator.model_copy(update=paths)
         if self.gate.head:
             moved["gate"] = self.gate.model_copy(update={"head": folder / self.gate.head})
+        further = tuple(folder / path for path in self.secure_aggregation.authorities)
+        moved["secure_aggregation"] = self.secure_aggregation.model_copy(update={"authorities": further})
         return self.model_copy(update=moved)

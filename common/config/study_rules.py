@@ -12,6 +12,7 @@ import torch
 
 from common.config.loading import Check
 from common.config.private_statistics import PRIVATE_STATISTICS_RULES
+from common.config.secure_aggregation import secure_aggregation_faults
 
 if TYPE_CHECKING:
     from common.config.study import ImageConfig, StudyConfig
@@ -285,4 +286,5 @@ STUDY_RULES = (
     Check(("evaluation", "outcome"), _subgroups),
     *PRIVATE_STATISTICS_RULES,
     Check(("privacy", "models", "federated"), _sample_level),
+    Check(("privacy", "sites", "split", "federated", "evaluation"), secure_aggregation_faults),
 )

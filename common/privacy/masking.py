@@ -122,26 +122,19 @@ class MaskingSite:
             seed_commitment = digest_of(SEED, self._context, self.site, bytes(self._seed))
             return SharesSealed(sealed, commitments, octets(seed_commitment))
 
-    def mask(self, words: MaskWords, sealed: Sums) -> MaskWords:
-        """The words under all masks of this site; ``sealed`` are the shares that its neighbours entrust to it.
+    def mask(self, words: MaskWords, sharers: Sequence[str]) -> MaskWords:
+        """The words under all masks of this site; ``sharers`` are the sites that shared their secrets.
 
         Raises
         ------
         PrivacyError
-            If shares are not of the neighbour that they are said to be of, or come from too few.
+            If these sites are too few, or no sites of the roster.
         """
         with self._step("mask", then="sign"):
-            strangers = sorted(sealed.keys() - set(self._graph.neighbours(self.site)))
-            if strangers:
-                raise PrivacyError(f"shares came from {', '.join(strangers)}, who shares nothing with {self.site}")
-            if len(sealed) + 1 < self._graph.threshold:
-                raise PrivacyError(f"shares came from {len(sealed)} sites, {self._graph.threshold - 1} are needed")
-            for owner in sealed:
-                key = self._sealing_key(owner, self.site, peer=owner)
-                self._held[owner] = unseal(
-                    key, as_bytes(sealed[owner]), bound_to(self._context, owner, self.site), whose=owner
-                )
-            self._peers = tuple(sorted(sealed))
+            self._require_sites(sharers, "share their secrets")
+            self._peers = tuple(peer for peer in self._graph.neighbours(self.site) if peer in set(sharers))
+            if len(self._peers) + 1 < self._graph.threshold:
+                raise PrivacyError(f"masks with {len(self._peers)} sites, {self._graph.threshold - 1} are needed")
             masked = MaskWords(words.wide.copy(), words.narrow.copy())
             masked.apply(self_mask_key(bytes(self._seed), self._context, self.site), sign=1)
             for peer in self._peers:
@@ -150,30 +143,25 @@ class MaskingSite:
                 masked.apply(key, sign=mask_sign(self.site, peer))
             return masked
 
-    def sign(self, included: Sequence[str]) -> Consistent:
-        """Sign the set of sites that are in the sum; a session has one.
+    def sign(self, included: Sequence[str], sealed: Sums) -> Consistent:
+        """Sign the set of sites that are in the sum; a session has one. ``sealed`` are the shares held for others.
 
         Raises
         ------
         PrivacyError
-            If these sites are too few, are not those that were heard, or fall into parts that no mask ties together.
+            If these sites are too few, are not those that were masked with, or fall into parts that no mask ties
+            together; if shares are not of the site that they are said to be of.
         """
         with self._step("sign", then="unmask"):
+            self._require_sites(included, "are in the sum")
             chosen = set(included)
             neighbours = set(self._graph.neighbours(self.site)) & chosen
-            if list(included) != sorted(chosen) or not chosen <= self._roster.keys():
-                raise PrivacyError("the sites in the sum are not sorted sites of the roster")
-            if self.site not in chosen:
-                raise PrivacyError(f"{self.site} is asked to unmask a sum that it is not in")
-            if len(chosen) < self.terms.threshold:
-                raise PrivacyError(f"a sum over {len(chosen)} sites, at least {self.terms.threshold} are needed")
             unheard = sorted(neighbours - set(self._peers))
             if unheard:
-                raise PrivacyError(
-                    f"the sum holds {', '.join(unheard)}, whose shares never came: the cohort was changed"
-                )
+                raise PrivacyError(f"the sum holds {', '.join(unheard)}, who shared nothing: the cohort was changed")
             if len(neighbours) + 1 < self._graph.threshold or not self._graph.is_connected(chosen):
                 raise PrivacyError("the sites in the sum fall into parts: too many of the masks between them are gone")
+            self._hold(sealed)
             self._included = tuple(included)
             return Consistent(octets(self._signer.sign(set_statement(self._context, included))))
 
@@ -240,6 +228,23 @@ class MaskingSite:
             require_signed(self.terms, entry, key)
         if self.site not in names:
             raise PrivacyError(f"the roster does not hold {self.site}")
+
+    def _require_sites(self, sites: Sequence[str], what: str) -> None:
+        if list(sites) != sorted(set(sites)) or not set(sites) <= self._roster.keys():
+            raise PrivacyError(f"the sites that {what} are not sorted sites of the roster")
+        if self.site not in sites:
+            raise PrivacyError(f"{self.site} is not among the sites that {what}")
+        if len(sites) < self.terms.threshold:
+            raise PrivacyError(f"{len(sites)} sites {what}, at least {self.terms.threshold} are needed")
+
+    def _hold(self, sealed: Sums) -> None:
+        odd = sorted(sealed.keys() ^ set(self._peers))
+        if odd:
+            raise PrivacyError(f"shares came from other sites than those that shared: {', '.join(odd)}")
+        for owner in sealed:
+            key = self._sealing_key(owner, self.site, peer=owner)
+            bound = bound_to(self._context, owner, self.site)
+            self._held[owner] = unseal(key, as_bytes(sealed[owner]), bound, whose=owner)
 
     def _split(self, secret: bytes) -> dict[str, bytes]:
         holders = self._graph.holders(self.site)

@@ -52,21 +52,19 @@ class MaskingServer:
         self.graph, self._context = agree(self.terms, self.roster)
         return self.roster
 
-    def route(self, shared: Mapping[str, SharesSealed]) -> dict[str, Sums]:
-        """For each site (U2) what the others sealed for it, by owner."""
+    def route(self, shared: Mapping[str, SharesSealed]) -> tuple[str, ...]:
+        """The sites that shared their secrets (U2), sorted."""
         for site, reply in shared.items():
             if not self._is_complete(site, reply):
                 self.faults[site] = f"{site} shared its secrets with others than its neighbours"
         self._shared = {site: shared[site] for site in sorted(shared) if site not in self.faults}
         self._require(self._shared, "shared their secrets")
-        return {
-            site: {
-                owner: self._shared[owner].sealed[site]
-                for owner in self.graph.neighbours(site)
-                if owner in self._shared
-            }
-            for site in self._shared
-        }
+        return tuple(self._shared)
+
+    def sealed_for(self, site: str) -> Sums:
+        """What others sealed for a site, by owner."""
+        owners = [owner for owner in self.graph.neighbours(site) if owner in self._shared]
+        return {owner: self._shared[owner].sealed[site] for owner in owners}
 
     def add(self, site: str, words: MaskWords) -> None:
         """Take a site into the sum (U3); PrivacyError where it sent no shares, or words of another shape."""

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.arrays import Parameters
-from common.codec import ALLOWED_DTYPES, MAX_ARRAYS, MAX_HEADER_BYTES, decode, encode, encoded_size, request_digest
+from common.codec import ALLOWED_DTYPES, MAX_ARRAYS, MAX_HEADER_BYTES, decode, encode, encoded_size, message_digest
 from common.errors import MessageError
 from common.messages import REPLIES, REQUESTS, AskStatistic, Done, Hello, LocalUpdate, MaskedInput, StatisticSums, Train
 from tests.common.messages_strategy import MESSAGES, same
@@ -211,7 +211,7 @@ def question(round_number: int = 1, value: float = 1.0) -> Train:
 
 
 def test_a_question_within_a_request_is_one_of_three():
-    request = MaskedInput("d", "s", question(), {})
+    request = MaskedInput("d", "s", question(), ("a", "b"))
     header, arrays = encode(request)
     assert same(decode(header, arrays), request)
     for kind in (b"Hello", b"MaskedInput", b"Nonsense"):
@@ -221,6 +221,6 @@ def test_a_question_within_a_request_is_one_of_three():
 
 def test_the_digest_of_a_question_survives_the_wire_and_tells_every_change():
     request = question()
-    assert request_digest(cast(Train, decode(*encode(request)))) == request_digest(request)
+    assert message_digest(cast(Train, decode(*encode(request)))) == message_digest(request)
     changed = [question(2), question(value=1.0 + 2**-52), Train("d", 1, "m", 1, request.parameters)]
-    assert len({request_digest(item) for item in [request, *changed]}) == 4
+    assert len({message_digest(item) for item in [request, *changed]}) == 4

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.masking_messages import Bytes
 from common.privacy.mask_keys import MaskWords, Terms
 from common.privacy.masking import MaskingSite
 from common.privacy.signing import Authorities, Signer
@@ -127,20 +128,23 @@ class Session:
 
     def shares(self) -> Session:
         self.shared = {name: self.sites[name].share(self.roster) for name in self.alive("shares")}
-        self.sealed = self.server.route(self.shared)
+        self.sharers = self.server.route(self.shared)
         return self
 
     def add(self) -> Session:
         for name in self.alive("words"):
-            self.masked[name] = self.sites[name].mask(self.words[name], self.sealed[name])
+            self.masked[name] = self.sites[name].mask(self.words[name], self.sharers)
             self.server.add(name, self.masked[name])
         return self
 
     def sign(self) -> Session:
         included = self.server.included
         alive = [name for name in included if name in self.alive("signatures")]
-        self.signatures = {name: self.sites[name].sign(included).signature for name in alive}
+        self.signatures = {name: self.signed(name, included) for name in alive}
         return self
+
+    def signed(self, name: str, included: Sequence[str]) -> Bytes:
+        return self.sites[name].sign(included, self.server.sealed_for(name)).signature
 
     def unmask(self) -> Session:
         for name in self.signatures:

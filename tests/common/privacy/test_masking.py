@@ -122,7 +122,7 @@ def test_a_site_that_shares_another_secret_than_it_masks_with_is_named():
     committed = session().keys()
     shared = {name: committed.sites[name].share(committed.roster) for name in names(4)}
     shared["site-002"] = replace(shared["site-002"], seed_commitment=octets(bytes(32)))
-    committed.sealed = committed.server.route(shared)
+    committed.sharers = committed.server.route(shared)
     with pytest.raises(FederationError, match="site-002 shared another seed than it committed to"):
         committed.add().sign().unmask().server.total()
 
@@ -157,7 +157,7 @@ def test_a_coordinator_that_tells_sites_of_different_sums_gets_no_shares():
     """It drops site-003 selectively: half are told that it is in the sum, half that it is not."""
     made = session(4, 3).keys().shares().add()
     told = {"site-000": names(4), "site-001": names(4), "site-002": names(3), "site-003": names(4)}
-    signatures = {name: made.sites[name].sign(told[name]).signature for name in names(4)}
+    signatures = {name: made.signed(name, told[name]) for name in names(4)}
     with pytest.raises(PrivacyError, match="1 sites signed that the sum is over the same 3 sites, 3 are needed"):
         made.sites["site-002"].unmask(signatures)
 
@@ -165,9 +165,9 @@ def test_a_coordinator_that_tells_sites_of_different_sums_gets_no_shares():
 def test_a_coordinator_that_asks_twice_with_another_set_is_refused():
     made = session().keys().shares().add()
     site = made.sites["site-000"]
-    site.sign(names(4))
+    made.signed("site-000", names(4))
     with pytest.raises(PrivacyError, match="sign was asked out of order, expected unmask"):
-        site.sign(names(3))
+        made.signed("site-000", names(3))
     with pytest.raises(PrivacyError, match="expected nothing more"):
         site.unmask({})
 
@@ -183,17 +183,17 @@ def test_a_coordinator_that_asks_for_shares_twice_is_refused():
 @pytest.mark.parametrize(
     ("included", "reason"),
     [
-        (names(2), "a sum over 2 sites, at least 3 are needed"),
-        (names(4)[1:], "site-000 is asked to unmask a sum that it is not in"),
-        ((*names(3), "site-009"), "not sorted sites of the roster"),
-        (names(4)[::-1], "not sorted sites of the roster"),
-        (names(4), "the sum holds site-003, whose shares never came: the cohort was changed"),
+        (names(2), "2 sites are in the sum, at least 3 are needed"),
+        (names(4)[1:], "site-000 is not among the sites that are in the sum"),
+        ((*names(3), "site-009"), "sites that are in the sum are not sorted sites of the roster"),
+        (names(4)[::-1], "sites that are in the sum are not sorted sites of the roster"),
+        (names(4), "the sum holds site-003, who shared nothing: the cohort was changed"),
     ],
 )
 def test_a_cohort_changed_between_phases_is_refused(included, reason):
     made = session(gone={"shares": ["site-003"]}).keys().shares().add()
     with pytest.raises(PrivacyError, match=reason):
-        made.sites["site-000"].sign(included)
+        made.signed("site-000", included)
 
 
 def test_a_part_that_no_mask_ties_to_the_rest_is_refused():
@@ -204,7 +204,7 @@ def test_a_part_that_no_mask_ties_to_the_rest_is_refused():
     at = site._graph.ring.index("site-000")
     ring = site._graph.ring[at:] + site._graph.ring[:at]
     with pytest.raises(PrivacyError, match="fall into parts"):
-        site.sign(sorted({*ring} - {ring[3], ring[9]}))
+        made.signed("site-000", sorted({*ring} - {ring[3], ring[9]}))
 
 
 def test_a_roster_below_the_threshold_or_beyond_the_cohort_is_refused():
@@ -222,8 +222,9 @@ def test_two_rosters_in_one_session_open_no_shares():
     rosters = [made.roster, made.roster[:3]]
     shared = {name: made.sites[name].share(rosters[i % 2]) for i, name in enumerate(names(3))}
     sealed = {owner: shared[owner].sealed["site-000"] for owner in ("site-001", "site-002")}
+    made.sites["site-000"].mask(made.words["site-000"], names(3))
     with pytest.raises(PrivacyError, match="shares that came for site-001 were changed, or are not of site-001"):
-        made.sites["site-000"].mask(made.words["site-000"], sealed)
+        made.sites["site-000"].sign(names(3), sealed)
 
 
 def test_a_coordinator_that_lies_about_the_round_is_refused():
@@ -265,30 +266,37 @@ def test_one_key_for_two_sites_is_refused():
 
 
 def test_sealed_shares_of_another_owner_or_with_a_flipped_bit_are_refused():
-    made = session(4, 3).keys().shares()
-    swapped = {**made.sealed["site-000"], "site-001": made.sealed["site-000"]["site-002"]}
+    made = session(4, 3).keys().shares().add()
+    sealed = made.server.sealed_for("site-000")
     with pytest.raises(PrivacyError, match="not of site-001 for us"):
-        made.sites["site-000"].mask(made.words["site-000"], swapped)
-    flipped = bytearray(as_bytes(made.sealed["site-002"]["site-001"]))
+        made.sites["site-000"].sign(names(4), {**sealed, "site-001": sealed["site-002"]})
+    sealed = dict(made.server.sealed_for("site-002"))
+    flipped = bytearray(as_bytes(sealed["site-001"]))
     flipped[5] ^= 4
     with pytest.raises(PrivacyError, match="shares that came for site-001 were changed"):
-        made.sites["site-002"].mask(
-            made.words["site-002"], {**made.sealed["site-002"], "site-001": octets(bytes(flipped))}
-        )
+        made.sites["site-002"].sign(names(4), {**sealed, "site-001": octets(bytes(flipped))})
 
 
-def test_shares_of_a_stranger_and_of_too_few_are_refused():
+def test_shares_of_a_stranger_or_held_back_are_refused():
+    made = session(4, 3).keys().shares().add()
+    sealed = made.server.sealed_for("site-000")
+    with pytest.raises(PrivacyError, match="other sites than those that shared: site-009"):
+        made.sites["site-000"].sign(names(4), {**sealed, "site-009": octets(b"x")})
+    held_back = {owner: made.server.sealed_for("site-001")[owner] for owner in ("site-000", "site-002")}
+    with pytest.raises(PrivacyError, match="other sites than those that shared: site-003"):
+        made.sites["site-001"].sign(names(4), held_back)
+
+
+def test_too_few_sharers_are_refused():
     made = session(4, 3).keys().shares()
-    with pytest.raises(PrivacyError, match="shares came from site-009"):
-        made.sites["site-000"].mask(made.words["site-000"], {"site-009": octets(b"x")})
-    with pytest.raises(PrivacyError, match="shares came from 1 sites, 2 are needed"):
-        made.sites["site-001"].mask(made.words["site-001"], {"site-000": made.sealed["site-001"]["site-000"]})
+    with pytest.raises(PrivacyError, match="2 sites share their secrets, at least 3 are needed"):
+        made.sites["site-000"].mask(made.words["site-000"], names(2))
 
 
 @pytest.mark.parametrize("step", ["share", "mask", "sign", "unmask"])
 def test_steps_out_of_order_end_the_session(step):
     site = site_of(terms(3, 2), "site-000")
-    arguments = {"share": [()], "mask": [random_words(0), {}], "sign": [()], "unmask": [{}]}[step]
+    arguments = {"share": [()], "mask": [random_words(0), ()], "sign": [(), {}], "unmask": [{}]}[step]
     with pytest.raises(PrivacyError, match=f"{step} was asked out of order, expected advertise"):
         getattr(site, step)(*arguments)
     with pytest.raises(PrivacyError, match="expected nothing more"):

@@ -1,0 +1,129 @@
+"""A whole small study under masks: the same results as without, and nothing of one hospital in the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.config.loading import digest
+from common.config.secure_aggregation import ALL_SITES
+from common.config.study import StudyConfig
+from common.journal import JsonLines
+from server.checkpoint import CheckpointStore, Unit
+from server.opening import open_run
+from server.report import write_report
+from server.results import load_results, summary_table, write_tables
+from server.training import TrainingState
+from simulations.run import Cohort, simulate
+from tests.small_study import N_CASES, ROBUSTNESS, STANDARDISED, write_cohort, write_study
+
+LEARNED = f"""{STANDARDISED.replace("rounds = 3", "rounds = 2")}{ROBUSTNESS}
+[table]
+combat = {{}}
+selection = [{{ kind = "univariate", keep = 10 }}]
+
+[[models]]
+name = "ridge"
+model = {{ kind = "ridge", penalty = 0.1 }}
+calibration = "platt"
+"""
+MASKED = LEARNED.replace(
+    "privacy = { minimum_cases = 2 }", "privacy = { minimum_cases = 2, secure_aggregation = { most_cases = 50 } }"
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def simulated(folder: Path, text: str, cohort: Cohort) -> tuple[Path, StudyConfig]:
+    study_file, study = write_study(folder, text)
+    opened = open_run(study_file, folder / "run", resume=False)
+    simulate(study, cohort, out=folder / "run", journal=opened.journal, baselines=False)
+    return folder / "run", study
+
+
+@pytest.fixture(scope="module")
+def plain(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyConfig]:
+    return simulated(tmp_path_factory.mktemp("plain"), LEARNED, cohort)
+
+
+@pytest.fixture(scope="module")
+def masked(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyConfig]:
+    return simulated(tmp_path_factory.mktemp("masked"), MASKED, cohort)
+
+
+def units(run: tuple[Path, StudyConfig]) -> dict[str, Unit]:
+    store = CheckpointStore(run[0] / "checkpoints", digest(run[1]))
+    return {name: unit for name in store.names() if (unit := store.load(name)) is not None}
+
+
+def assert_close(expected: Any, found: Any, where: str) -> None:
+    """Equal texts and whole numbers, floats to 1e-7."""
+    if isinstance(expected, Mapping):
+        assert expected.keys() == found.keys(), where
+        for key in expected:
+            assert_close(expected[key], found[key], f"{where}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(expected) == len(found), where
+        for a, b in zip(expected, found, strict=True):
+            assert_close(a, b, where)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-7, abs=1e-9), where
+    else:
+        assert expected == found, where
+
+
+def test_trained_and_solved_models_are_those_of_the_plain_study(plain, masked):
+    expected, found = units(plain), units(masked)
+    assert expected.keys() == found.keys()
+    for name, unit in expected.items():
+        if name.startswith("training."):
+            a, b = (TrainingState.from_unit(u).parameters.flatten() for u in (unit, found[name]))
+            step = 2 * masked[1].privacy.secure_aggregation.plan(3, "n_cases").grid.step
+            np.testing.assert_allclose(b, a, atol=step, rtol=1e-5)
+        elif name.startswith(("table.", "solution.", "selection.")):
+            assert_close(unit.values, found[name].values, name)
+            for key, array in unit.arrays.items():
+                np.testing.assert_allclose(found[name].arrays[key], array, rtol=1e-7, atol=1e-9, err_msg=key)
+
+
+def test_evaluations_are_the_merged_ones_of_the_plain_study(plain, masked):
+    expected, found = load_results([plain[0]]), load_results([masked[0]])
+    for model in ("radiomics", "ridge"):
+        sums = expected.merged("federated", model, sorted(N_CASES))
+        masked_sums = found.merged("federated", model, [ALL_SITES])
+        assert np.array_equal(sums.positives, masked_sums.positives)
+        assert np.array_equal(sums.confusion, masked_sums.confusion)
+        np.testing.assert_allclose(masked_sums.losses, sums.losses, rtol=1e-3)
+
+
+def test_nothing_of_one_hospital_is_in_the_record(masked):
+    results = load_results([masked[0]])
+    assert {site for _, _, site in results.evaluations} == {ALL_SITES}
+    history = {entry.site for training in results.trainings for entry in training.history}
+    assert history == {ALL_SITES}
+    answers = [line for line in JsonLines(masked[0] / "events.jsonl").read() if line["event"] == "answer"]
+    bare = {"StatisticSums", "LocalUpdate", "EvaluationSums"}
+    assert not bare & {line["reply"] for line in answers}
+    assert {"MaskedValues", "Unmasked"} < {line["reply"] for line in answers}
+    assert {line["code"] for line in answers if line["reply"] == "Refusal"} == {"small_cell"}  # as without masks
+
+
+def test_tables_and_report_show_one_row_for_all(masked, tmp_path):
+    results = load_results([masked[0]])
+    write_tables(results, tmp_path)
+    write_report(results, tmp_path / "report.html")
+    summary_table(results)
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert any(f",site,{ALL_SITES}," in row for row in rows)
+    assert not any(f",site,{name}," in row for row in rows for name in N_CASES)
+    assert (
+        "Secure aggregation: updates, statistics and evaluations left the hospitals"
+        in (tmp_path / "report.html").read_text()
+    )
