@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class JsonLines:
         StateError
             If the line cannot be written whole, for example because the disk is full.
         """
-        content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
+        content = _stamped(event, values)
         line = json.dumps(content).encode() + b"\n"
         try:
             written = self._append(line)
@@ -73,3 +73,12 @@ class JsonLines:
             return os.write(handle, whole) == len(whole)
         finally:
             os.close(handle)
+
+
+def line_of(event: str, values: Mapping[str, str | int | float | bool]) -> str:
+    """The line that `JsonLines.write` would append, for those who write to a stream."""
+    return json.dumps(_stamped(event, values)) + "\n"
+
+
+def _stamped(event: str, values: Mapping[str, str | int | float | bool]) -> dict[str, Any]:
+    return {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}

@@ -12,6 +12,7 @@ from typing import Any
 from common.config.loading import digest, load
 from common.config.study import StudyConfig
 from common.errors import StateError
+from common.files import PARTIAL
 from common.journal import JsonLines
 from common.version import versions
 from server.checkpoint import CheckpointStore, write_atomic
@@ -53,7 +54,7 @@ def open_run(
         if found != digest(study):
             raise StateError(f"{folder} holds study {found[:12]}, the file is study {digest(study)[:12]}: not the same")
         _require_same_versions(folder / VERSIONS_FILE)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not path.name.startswith(PARTIAL) for path in folder.iterdir()):
         raise StateError(f"{folder} is not empty and holds no run; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(copy, study_file.read_bytes())

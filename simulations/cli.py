@@ -77,6 +77,37 @@ def simulate(
     )
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def supervise(
+    command: Annotated[list[str], typer.Argument(help="What to run, after --.")],
+    log: Annotated[Path | None, typer.Option(help="JSON lines go here instead of standard error.")] = None,
+    most_restarts: Annotated[int, typer.Option(min=0, help="Restarts within the window before giving up.")] = 20,
+    window_s: Annotated[float, typer.Option(min=1, help="Seconds after which a death is forgotten.")] = 600.0,
+    longest_delay_s: Annotated[float, typer.Option(min=0.1, help="Longest pause before a restart.")] = 30.0,
+) -> None:
+    """Run a command and start it again whenever it dies: for machines without systemd.
+
+    [dim]fedrad supervise -- fedrad site start site.toml[/]
+    """
+    from common.journal import JsonLines, line_of
+    from common.supervision import RestartPolicy, supervise
+
+    def tell(event: str, values: dict[str, str | int | float]) -> None:
+        if log is None:
+            sys.stderr.write(line_of(event, values))
+            sys.stderr.flush()
+        else:
+            JsonLines(log).write(event, **values)
+
+    policy = RestartPolicy(
+        most_restarts=most_restarts,
+        window_s=window_s,
+        longest_delay_s=longest_delay_s,
+        final_codes=frozenset({EXIT_CONFIG}),
+    )
+    raise typer.Exit(supervise(command, policy, tell).code)
+
+
 def main() -> None:
     """Entry point: errors that fedrad raises on purpose are sentences on standard error, with an exit code a kind."""
     try:

@@ -26,6 +26,7 @@ from server.provisioning import init_authority
 from simulations.parties import KERNEL_CACHE, Parties, Separation
 
 COORDINATOR = "coordinator"
+SUPERVISION_LOG = "supervision.jsonl"
 
 COMPILE_KERNELS = """
 import numpy as np
@@ -51,6 +52,8 @@ class Consortium:
         Where the coordinator listens, if that differs.
     names : tuple of str
         Names and addresses in its certificate.
+    supervised : bool
+        Every process runs under `fedrad supervise`: it is started again when it dies, and the study goes on.
     """
 
     folder: Path
@@ -59,6 +62,7 @@ class Consortium:
     separation: Separation
     listen: str = ""
     names: tuple[str, ...] = ("127.0.0.1", "localhost")
+    supervised: bool = False
 
     @property
     def coordinator(self) -> Path:
@@ -95,11 +99,12 @@ class Consortium:
     def start_coordinator(self, parties: Parties, *, resume: bool = False) -> None:
         command = ["coordinator", "run", "study.toml", "--home", ".", "--out", "run", "--listen"]
         command.append(self.listen or self.address)
-        parties.start(COORDINATOR, 0, [*command, "--resume"] if resume else command, folder=self.coordinator)
+        resumed = [*command, "--resume"] if resume or self.supervised else command
+        parties.start(COORDINATOR, 0, self._watched(resumed), folder=self.coordinator)
 
     def start_hospital(self, parties: Parties, name: str) -> None:
         number = self.hospitals.index(name) + 1
-        parties.start(name, number, ["site", "start", "site.toml"], folder=self.hospital(name))
+        parties.start(name, number, self._watched(["site", "start", "site.toml"]), folder=self.hospital(name))
 
     def require_apart(self) -> None:
         """Try to enter every hospital's folder as the coordinator; FederationError where the system lets it in."""
@@ -116,6 +121,12 @@ class Consortium:
             folder = self.coordinator if name == COORDINATOR else self.hospital(name)
             tail = last_lines(folder / "output.log", 5)
             raise FederationError(f"{name} ended with code {code}: {' | '.join(tail)}")
+
+    def _watched(self, command: Sequence[str]) -> Sequence[str]:
+        if not self.supervised:
+            return command
+        options = ["--log", SUPERVISION_LOG, "--longest-delay-s", "1", "--most-restarts", "100000"]
+        return ["supervise", *options, "--", sys.executable, "-m", "simulations", *command]
 
     def _compiled_kernels(self) -> Path:
         """Machine code for parties that may not write beside the source: compiled once, copied to each."""
