@@ -24,6 +24,7 @@ from client.asked_questions import AskedQuestions, Question, about_cases, questi
 from client.audit_chain import Entry
 from client.audit_log import AuditFiles, AuditLog
 from client.kill_switch import require_running
+from client.privacy_budget import PrivacyBudget
 from client.side_tables import require_table
 from client.site_key import SiteKey
 from common.codec import encode, encoded_size
@@ -31,7 +32,7 @@ from common.config.gate import STATISTIC_KINDS
 from common.config.loading import digest
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
-from common.errors import Code, GateError, MessageError
+from common.errors import Code, GateError, MessageError, StateError
 from common.messages import (
     ANSWER_OF,
     SCHEMA_VERSION,
@@ -41,6 +42,7 @@ from common.messages import (
     Evaluate,
     Hello,
     Prepare,
+    PrivacyEvent,
     Reply,
     Request,
     Split,
@@ -77,6 +79,8 @@ class Gate:
         self.approvals = Approvals(config.site, key)
         self._studies = {digest(study): study for study in studies}
         self._asked: dict[str, AskedQuestions] = {}
+        self._budget_head = ""
+        self.budget = PrivacyBudget.of(config)
         self.log = AuditLog(AuditFiles.of(config.state, self.rules.head), key, on_entry=self._take)
 
     def admit(self, request: Request) -> None:
@@ -94,6 +98,8 @@ class Gate:
             require_same_versions(request)
         study = self.require_approved(request.study_digest)
         self._require_rounds(study)
+        if self.rules.require_privacy and not promises_privacy(study):
+            raise GateError(f"study {study.name}: not all that leaves is differentially private (gate.require_privacy)")
         inner = about_cases(request)
         if inner.study_digest != request.study_digest:
             raise MessageError("a question of one study comes under the name of another")
@@ -148,6 +154,28 @@ class Gate:
             seconds=round(seconds, 3),
         )
 
+    def reserve(self, study_digest: str, events: Sequence[PrivacyEvent]) -> None:
+        """Spend of this hospital's privacy budget, before anything is computed.
+
+        Parameters
+        ----------
+        events : sequence of PrivacyEvent
+            What the answer will cost; none where the study promises no differential privacy.
+
+        Raises
+        ------
+        GateError
+            Code ``budget_exceeded``: more than is left; nothing was spent.
+        StateError
+            If the budget's file was changed, or cannot be written.
+        """
+        if not events:
+            return
+        self._require_same_budget(self.budget.head())
+        self.budget.reserve(study_digest, events)
+        head, spent = self.budget.head().strip(), self.budget.epsilon()
+        self.log.append("spent", durable=True, study=study_digest, epsilon=spent, budget_head=head)
+
     def note_refusal(self, request: Request, code: str, *, times: int) -> None:
         """Write down that a request was refused, for the so many-th time.
 
@@ -198,12 +226,28 @@ class Gate:
                     f"{self.rules.max_rounds} (gate.max_rounds)"
                 )
 
+    def _require_same_budget(self, head: str) -> None:
+        """Refuse a budget that was put back to an older state with both of its files: the log remembers its head."""
+        n_now, n_noted = (int(text.split()[0]) if text else 0 for text in (head, self._budget_head))
+        if n_now < n_noted or (n_now == n_noted and n_noted and head.split() != self._budget_head.split()):
+            raise StateError(
+                f"{self.budget.folder} holds {n_now} reservations, the audit log noted {n_noted}: it was put back"
+            )
+
     def _take(self, entry: Entry) -> None:
         """Count what the log holds: after a restart, and while another process writes."""
         self.approvals.take(entry)
+        if entry["event"] == "spent":
+            self._budget_head = str(entry["budget_head"])
         if entry["event"] == "asked":
             question = Question(entry["about"], entry["question"], entry["landmarks"])
             self._asked.setdefault(entry["study"], AskedQuestions()).add(question)
+
+
+def promises_privacy(study: StudyConfig) -> bool:
+    """Whether everything that leaves this hospital about cases is differentially private when it leaves."""
+    trains = any(entry.solved is None for entry in study.models)
+    return study.privacy.statistics is not None and (study.privacy.sample_level is not None or not trains)
 
 
 def require_same_versions(request: Hello) -> None:

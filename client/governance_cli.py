@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,10 +63,10 @@ def approvals(site_file: SiteFile = Path("site.toml")) -> None:
     held = Approvals(config.site, SiteKey.of(config))
     for entry in _check(config).entries:
         held.take(entry)
-    table = Table("study", "digest (SHA-256)", "approved", "by", title=f"site {config.site}: approved studies")
+    console = Console(soft_wrap=True, highlight=False)
     for approval in held.held.values():
-        table.add_row(escape(approval.name), approval.study, approval.time[:16], escape(approval.by))
-    Console().print(table, highlight=False, soft_wrap=True)
+        console.print(f"{approval.name}  {approval.study}  {approval.time[:16]}  {approval.by}", markup=False)
+    console.print(f"{len(held.held)} approved studies of site {config.site}")
 
 
 @governance_app.command("revoke-approval")
@@ -127,9 +128,9 @@ def ledger(site_file: SiteFile = Path("site.toml")) -> None:
 
     config = load_site_alone(site_file)
     found = _check(config)
-    table = Table(
-        "study", "asked", "refused", "left", "messages", "bytes", "last", title=f"site {config.site}: what left"
-    )
+    table = Table(title=f"site {config.site}: what left")
+    for heading in ("study", "asked", "refused", "left", "messages", "bytes", "last"):
+        table.add_column(heading, overflow="fold")
     for key, study in totals(found.entries).items():
         refused = "\n".join(f"{code} {n}" for code, n in sorted(study.refused.items()))
         kinds = sorted(study.messages)
@@ -144,6 +145,8 @@ def ledger(site_file: SiteFile = Path("site.toml")) -> None:
         )
     console = Console()
     console.print(table, highlight=False)
+    for line in _spent_privacy(config):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(f"{len(found.entries)} entries, head {found.head}", highlight=False, soft_wrap=True)
     if not found.is_whole:
         console.print("[red]this log was tampered with: fedrad site audit says where[/]")
@@ -181,6 +184,23 @@ def _log(config: SiteConfig) -> AuditLog:
     from client.site_key import SiteKey
 
     return AuditLog(AuditFiles.of(config.state, config.gate.head), SiteKey.of(config))
+
+
+def _spent_privacy(config: SiteConfig) -> Iterator[str]:
+    """The loss of each study by itself, and of all together against the budget."""
+    from client.privacy_budget import PrivacyBudget
+    from common.privacy.ledger import epsilon
+
+    budget = PrivacyBudget.of(config)
+    reservations = budget.reservations()
+    if not reservations:
+        yield "differential privacy: no study has spent any"
+        return
+    for study in dict.fromkeys(reservation.study_digest for reservation in reservations):
+        events = [event for entry in reservations if entry.study_digest == study for event in entry.events]
+        yield f"differential privacy: study {study[:12]} epsilon {epsilon(events, budget.delta):.3g}"
+    limit = f"of {budget.budget_epsilon:g}" if config.gate.budget else "without a limit ([gate.budget])"
+    yield f"differential privacy: all studies epsilon {budget.epsilon():.3g} {limit}, delta {budget.delta:g}"
 
 
 def _check(config: SiteConfig, noted: str = "") -> LogCheck:

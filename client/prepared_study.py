@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from client.case_cache import CaseCache
@@ -22,11 +22,25 @@ from common.config.site import SiteConfig
 from common.config.study import StudyConfig
 from common.errors import CaseError, Code, GateError, MessageError
 from common.journal import JsonLines
-from common.messages import TRAINING, AskStatistic, Landmarks, LocalUpdate, Prepare, Prepared, StatisticSums, Train
+from common.messages import (
+    TRAINING,
+    AskStatistic,
+    Landmarks,
+    LocalUpdate,
+    Prepare,
+    Prepared,
+    PrivacyEvent,
+    StatisticSums,
+    Train,
+)
 from common.statistics.nyul import landmark_names, learn_landmarks
 from common.statistics.procedure import ask_cohorts, run
 
 NONE_LEARNED: Landmarks = {}
+
+
+def nothing_asked(_: Sequence[PrivacyEvent]) -> None:
+    """In place of the hospital's budget where nobody outside asks, and so nothing leaves."""
 
 
 @dataclass
@@ -48,9 +62,22 @@ class PreparedStudy:
     ----------
     landmarks : mapping of image to landmarks
         Those of the latest request.
+
+    Parameters
+    ----------
+    spend : callable
+        Takes the cost of an answer from the hospital's budget across studies, or raises (`client.governance`).
     """
 
-    def __init__(self, study: StudyConfig, config: SiteConfig, log: JsonLines, *, secret: str = "") -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        config: SiteConfig,
+        log: JsonLines,
+        *,
+        secret: str = "",
+        spend: Reserve = nothing_asked,
+    ) -> None:
         if config.site not in [entry.name for entry in study.sites]:
             raise GateError(f"study {study.name} has no site {config.site}", code=Code.SITE_UNKNOWN)
         self.study = study
@@ -61,7 +88,8 @@ class PreparedStudy:
         self._manifest = read_manifest(config.manifest, study, data=config.data, site=config.site)
         for fault in self._manifest.faults:
             self._write(TRAINING, fault)
-        self._private = _private_release(study, config)
+        self._spend = spend
+        self._private = _private_release(study, config, spend)
         self._exchange = Exchange(study, config.site, residuals_of(config.state, digest(study)), self._lost_residual)
         self.landmarks: Landmarks = NONE_LEARNED
         self._tables: dict[str, _Preparation] = {}
@@ -109,13 +137,22 @@ class PreparedStudy:
         preparation = self._preparation(TRAINING, landmarks)
         if preparation.study is None:
             preparation.work.advance(float("inf"))
-            own = self.config
-            ledger = _training_ledger(self.study, own)
-            trainer = Trainer(own.site, own.device, self._minimum, self._secret, reserve=ledger)
+            trainer = self._trainer()
             cases = list(preparation.work.done.values())
             data = build_dataset(cases, self.study, site=self.config.site, minimum_cases=self._minimum)
             preparation.study = StudyAtSite(self.study, trainer, data, private=self._private)
         return preparation.study
+
+    def _trainer(self) -> Trainer:
+        own = self.config
+        return Trainer(
+            own.site,
+            own.device,
+            self._minimum,
+            self._secret,
+            reserve=_training_ledger(self.study, own, self._spend),
+            updates=own.gate.updates,
+        )
 
     def side_table(self, table: str, landmarks: Landmarks = NONE_LEARNED) -> SideTable:
         """A table beside the training table; after a restart its rows are read from the cache first."""
@@ -198,22 +235,31 @@ class PreparedStudy:
         self._log.write("excluded", table=table, case=fault.case_id, code=fault.code, reason=fault.reason)
 
 
-def _private_release(study: StudyConfig, config: SiteConfig) -> PrivateRelease | None:
+def _private_release(study: StudyConfig, config: SiteConfig, spend: Reserve) -> PrivateRelease | None:
     """Noise and ledger of a study with private statistics: its own target, kept on this hospital's disk."""
     private = study.privacy.statistics
     if private is None:
         return None
     key = digest(study)
     own = PrivacyBudget(config.state / "privacy" / key[:16], private.target_epsilon, private.target_delta)
-    return PrivateRelease(cost_of_a_question(study), lambda events: own.reserve(key, events))
+    return PrivateRelease(cost_of_a_question(study), _both(own, key, spend))
 
 
-def _training_ledger(study: StudyConfig, config: SiteConfig) -> Reserve | None:
+def _training_ledger(study: StudyConfig, config: SiteConfig, spend: Reserve) -> Reserve | None:
     """Where the cost of each private round of training is written down: the study's own target at this hospital."""
     private = study.privacy.sample_level
     if private is None:
         return None
     key = digest(study)
     folder = config.state / "privacy" / key[:16] / "training"
-    own = PrivacyBudget(folder, private.target_epsilon, private.target_delta)
-    return lambda events: own.reserve(key, events)
+    return _both(PrivacyBudget(folder, private.target_epsilon, private.target_delta), key, spend)
+
+
+def _both(own: PrivacyBudget, key: str, spend: Reserve) -> Reserve:
+    """The study's own target first: who asks beyond it must not use up what the hospital has for other studies."""
+
+    def reserve(events: Sequence[PrivacyEvent]) -> None:
+        own.reserve(key, events)
+        spend(events)
+
+    return reserve

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common.config.site import SiteConfig
 from common.errors import Code, GateError, PrivacyError, StateError
 from common.files import write_atomic
 from common.messages import PrivacyEvent
@@ -30,6 +32,9 @@ from common.privacy.ledger import Accountant, epsilon, event_from_json, event_to
 FILE = "budget.jsonl"
 HEAD_FILE = "budget.head"
 LOCK_FILE = "budget.lock"
+UNLIMITED_DELTA = 1e-6
+"""For the epsilon that is told where the hospital set no budget."""
+
 BEGINNING = "0" * 64
 """Stands for the line before the first."""
 
@@ -67,6 +72,13 @@ class PrivacyBudget:
         self.budget_epsilon = epsilon
         self.delta = delta
         folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def of(cls, config: SiteConfig) -> PrivacyBudget:
+        """The budget that a hospital's ``site.toml`` sets; without one, losses are counted and not limited."""
+        limit = config.gate.budget
+        epsilon, delta = (limit.epsilon, limit.delta) if limit else (math.inf, UNLIMITED_DELTA)
+        return cls(config.state / "budget", epsilon, delta)
 
     def reserve(self, study_digest: str, events: Sequence[PrivacyEvent]) -> None:
         """Write the cost of what is about to be computed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from shutil import rmtree
 from threading import RLock
 from time import perf_counter
@@ -157,7 +158,9 @@ class Site:
     def _approved(self, study_digest: str) -> PreparedStudy:
         study = self.gate.require_approved(study_digest)
         if study_digest not in self._opened:
-            self._opened[study_digest] = PreparedStudy(study, self.config, self.log, secret=self._secret)
+            self._opened[study_digest] = PreparedStudy(
+                study, self.config, self.log, secret=self._secret, spend=partial(self.gate.reserve, study_digest)
+            )
         return self._opened[study_digest]
 
     def _hello(self, request: Hello) -> Welcome:

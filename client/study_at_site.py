@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from client.dataset import Dataset, Rows, global_ids
+from client.outbound import filtered
 from client.private_release import PrivateRelease, Reserve
 from client.subgroups import sums_by_level
 from client.training.loop import ModelData, Position, TrainingData, predict, train
 from common.arrays import Parameters, difference
+from common.config.gate import OutboundConfig
 from common.config.study import ScalarOutcomeConfig, StudyConfig, StudyModel
 from common.errors import Code, GateError, MessageError, PrivacyError, StatisticError
 from common.evaluation import evaluation_sums
@@ -56,6 +58,7 @@ class Trainer:
     of the pooled reference. ``new_noise`` makes the source of noise and sampling of one private round; tests fix it.
     ``reserve`` writes the cost of a private round down before it is trained, or raises where it does not fit; a
     simulated pooled site, which no hospital runs, has no ledger.
+    ``updates`` is what this hospital takes off an update before it leaves.
     """
 
     site: str
@@ -64,6 +67,7 @@ class Trainer:
     secret: str = ""
     new_noise: Callable[[], NoiseSource] = SystemNoise
     reserve: Reserve | None = None
+    updates: OutboundConfig = field(default_factory=OutboundConfig)
 
 
 class StudyAtSite:
@@ -170,6 +174,7 @@ class StudyAtSite:
         delta = difference(get_parameters(module), request.parameters)
         if not delta.all_finite():
             raise StatisticError(f"round {request.round_number} of {entry.name} ended in numbers that are not finite")
+        delta = filtered(delta, self.trainer.updates, model=entry.name)
         return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, result.train_loss[-1], cost)
 
     def cost(self, request: Train) -> tuple[PrivacyEvent, ...]:
