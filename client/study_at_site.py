@@ -37,6 +37,7 @@ from common.messages import (
 )
 from common.models import get_parameters, set_parameters
 from common.outcomes import ClassOutcome
+from common.privacy.central import protected
 from common.rng import NoiseSource, SystemNoise, generator
 from common.statistics import decode_query
 from common.statistics.agreed_times import require_agreed_times
@@ -175,7 +176,8 @@ class StudyAtSite:
         if not delta.all_finite():
             raise StatisticError(f"round {request.round_number} of {entry.name} ended in numbers that are not finite")
         delta = filtered(delta, self.trainer.updates, model=entry.name)
-        return LocalUpdate(entry.name, request.round_number, result.n_cases, delta, result.train_loss[-1], cost)
+        update = LocalUpdate(entry.name, request.round_number, result.n_cases, delta, result.train_loss[-1], cost)
+        return self._site_level(update, request)
 
     def cost(self, request: Train) -> tuple[PrivacyEvent, ...]:
         """What an answer will cost, known before anything is computed; none where the study has no sample-level
@@ -185,6 +187,15 @@ class StudyAtSite:
             return ()
         self._rows(request.fold, "train")
         return (self._privacy_plan[self._entry(request.model).name, request.fold].event,)
+
+    def _site_level(self, update: LocalUpdate, request: Train) -> LocalUpdate:
+        """Where the study protects whole data sets: scaled down to the norm, without loss and number of cases."""
+        level = self.study.privacy.site_level
+        if level is None or self.trainer.site not in self.study.training_sites:  # the pooled reference has no noise
+            return update
+        if (request.clipping_norm > 0) != (level.adaptive is not None):
+            raise MessageError(f"clipping norm {request.clipping_norm:g} in a request, against what the study says")
+        return protected(update, clipping_norm=request.clipping_norm or level.clipping_norm)
 
     def evaluate(self, request: Evaluate) -> EvaluationSums:
         """Mergeable sums of the model's predictions on a split, and of those of each subgroup."""

@@ -205,6 +205,8 @@ class Train:
     difference : tuple of Difference
         One, where the study compresses and the site may hold the parameters of the round before; ``parameters`` is
         empty then. A site that does not hold them refuses with ``base_absent``.
+    clipping_norm : float
+        Of this round's update, where the study's site-level privacy adapts it; else 0, and the study file counts.
     """
 
     study_digest: str
@@ -216,6 +218,7 @@ class Train:
     landmarks: Landmarks = field(default_factory=dict)
     course: str = "federated"
     difference: tuple[Difference, ...] = ()
+    clipping_norm: float = 0.0
 
     def __post_init__(self) -> None:
         if self.round_number < 1:
@@ -224,6 +227,8 @@ class Train:
             raise ValueError(f"course {self.course[:50]!r}, expected federated, pooled or local-SITE")
         if len(self.difference) > 1 or (self.difference and self.parameters):
             raise ValueError("a model comes whole or as one difference")
+        if not 0 <= self.clipping_norm < math.inf:
+            raise ValueError(f"a clipping norm is finite and not negative, got {self.clipping_norm}")
 
 
 @dataclass(frozen=True, eq=False)

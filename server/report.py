@@ -23,6 +23,7 @@ from server.figures import LineStyle, course_style
 from server.record import UNASSIGNED, SiteCases, StudyResults
 from server.report_models import model_sections
 from server.report_overview import columns, course_label, headline_rows, headline_scale, reading_notes, warnings
+from server.report_privacy import privacy_notes
 from server.report_table import table_section
 from server.scoring import headline_label
 
@@ -71,7 +72,7 @@ def _content(results: StudyResults) -> Mapping[str, object]:
         "columns": columns(results),
         "scale": headline_scale(results),
         "headline": headline_rows(results),
-        "notes": reading_notes(results.study),
+        "notes": (*reading_notes(results.study), *privacy_notes(results)),
         "legend": _legend(results),
         "models": model_sections(results),
         "table": table_section(results),

@@ -11,6 +11,7 @@ from common.evaluation.uncertainty import Estimate
 from server.courses import FEDERATED, LOCAL, POOLED
 from server.figures import course_style
 from server.record import StudyResults
+from server.report_privacy import privacy_warnings
 from server.result_tables import event_warnings
 from server.scoring import CaseSet, Score, Undefined, case_sets, headline_label, score
 
@@ -151,6 +152,7 @@ def warnings(results: StudyResults) -> tuple[str, ...]:
     sentences = list(_unfinished(results))
     sentences += event_warnings(results)
     sentences += _binning(results)
+    sentences += privacy_warnings(results)
     for entry in results.study.models:
         for course in results.courses:
             lacking = results.sites_without_answer(course, entry.name)

@@ -176,6 +176,8 @@ def _loss_lines(results: StudyResults, model: str, courses: Sequence[str]) -> It
             if (found.course, found.model) == (course, model)
             for entry in found.history
         ]
+        if course == FEDERATED and results.study.privacy.site_level is not None:
+            continue  # losses stay at the hospitals
         if history:
             yield _loss_line(history, course_style(course, training), thin=False)
         if course == FEDERATED:

@@ -24,6 +24,7 @@ from server.broadcast import Broadcast, announce, closing, reader, smaller
 from server.checkpoint import CheckpointStore, Unit
 from server.conversation import Conversation, Refused
 from server.courses import Course, Group, baseline_may_fail
+from server.site_level import aggregate, asked_norm
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ def _round(
             parameters=states[course.name].parameters,
             table_steps=steps[course.name],
             course=course.name,
+            clipping_norm=asked_norm(study, course, states[course.name].server),
         )
         for course in due
     }
@@ -225,7 +227,8 @@ def _aggregated(
     compressor = study.federated.compression.build()
     collected = _Collected(entry.name, round_number, before.parameters, compressor)
     try:
-        parameters, server = strategy.aggregate(before.parameters, collected.updates(answers), before.server)
+        updates = collected.updates(answers)
+        parameters, server = aggregate(study, course, strategy, before.parameters, updates, before.server)
     except FederationError:
         _require_quorum(collected, quorum)  # who is absent says more than "no update"
         raise

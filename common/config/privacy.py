@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from common.config.loading import Frozen
 from common.config.private_statistics import PrivateStatisticsConfig
 from common.config.secure_aggregation import SecureAggregationConfig
+from common.config.site_level import SiteLevelConfig
 
 
 class SampleLevelConfig(Frozen):
@@ -50,9 +51,12 @@ class PrivacyConfig(Frozen):
         Differential privacy of each case in training.
     secure_aggregation : SecureAggregationConfig, optional
         The coordinator sees sums over hospitals and nothing of one; absent: it sees each hospital's answers.
+    site_level : SiteLevelConfig, optional
+        Differential privacy of a hospital's whole data set in the rounds of training.
     """
 
     minimum_cases: PositiveInt = 5
     statistics: PrivateStatisticsConfig | None = None
     sample_level: SampleLevelConfig | None = None
     secure_aggregation: SecureAggregationConfig | None = None
+    site_level: SiteLevelConfig | None = None

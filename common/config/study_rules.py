@@ -13,6 +13,7 @@ import torch
 from common.config.loading import Check
 from common.config.private_statistics import PRIVATE_STATISTICS_RULES
 from common.config.secure_aggregation import secure_aggregation_faults
+from common.config.site_level import SITE_LEVEL_RULES
 
 if TYPE_CHECKING:
     from common.config.study import ImageConfig, StudyConfig
@@ -287,4 +288,5 @@ STUDY_RULES = (
     *PRIVATE_STATISTICS_RULES,
     Check(("privacy", "models", "federated"), _sample_level),
     Check(("privacy", "sites", "split", "federated", "evaluation"), secure_aggregation_faults),
+    *SITE_LEVEL_RULES,
 )

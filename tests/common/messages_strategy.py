@@ -73,7 +73,7 @@ def _prepared(usable: int, pending: int, exclusions: Mapping[str, int], names: l
 
 QUESTIONS = st.one_of(
     st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, STEPS, st.just("training"), LANDMARKS),
-    st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS, LANDMARKS),
+    st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS, LANDMARKS, st.floats(0, 1e6)),
     st.builds(Evaluate, NAMES, COUNTS, NAMES, st.sampled_from(["train", "test"]), PARAMETERS, STEPS, STEPS, LANDMARKS),
 )
 SITES = st.lists(NAMES, max_size=3).map(tuple)
@@ -102,6 +102,19 @@ MESSAGES = st.one_of(
     st.builds(StatisticSums, COUNTS, SUMS, EVENTS),
     st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS, LANDMARKS),
     st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 9), NONE, STEPS, LANDMARKS, COURSES, DIFFERENCES),
+    st.builds(
+        Train,
+        NAMES,
+        COUNTS,
+        NAMES,
+        st.integers(1, 9),
+        PARAMETERS,
+        STEPS,
+        LANDMARKS,
+        COURSES,
+        st.just(()),
+        st.floats(0, 1e6),
+    ),
     st.builds(
         LocalUpdate, NAMES, st.integers(1, 9), COUNTS.map(lambda n: n + 1), NONE, FINITE, EVENTS, st.tuples(CODES)
     ),
