@@ -73,7 +73,7 @@ def _prepared(usable: int, pending: int, exclusions: Mapping[str, int], names: l
 
 QUESTIONS = st.one_of(
     st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, STEPS, st.just("training"), LANDMARKS),
-    st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS, LANDMARKS, st.floats(0, 1e6)),
+    st.builds(Train, NAMES, COUNTS, NAMES, st.integers(1, 10**6), PARAMETERS, STEPS, LANDMARKS),
     st.builds(Evaluate, NAMES, COUNTS, NAMES, st.sampled_from(["train", "test"]), PARAMETERS, STEPS, STEPS, LANDMARKS),
 )
 SITES = st.lists(NAMES, max_size=3).map(tuple)

@@ -117,7 +117,6 @@ class MemorySite:
         if of.privacy.statistics is not None:
             private = PrivateRelease(cost_of_a_question(of), self.spent.extend, SystemNoise(site.encode().ljust(32)))
         self._opened = StudyAtSite(of, Trainer(site, "cpu", of.privacy.minimum_cases), data, private=private)
-        self._opened = StudyAtSite(of, Trainer(site, "cpu", of.privacy.minimum_cases), data)
         folder = state or Path(gettempdir()) / f"fedrad-{uuid4()}"  # made only if the study compresses
         self.notes: list[str] = []
         self.exchange = Exchange(of, site, folder, self.notes.append)
