@@ -9,15 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.site import Site
+from common.arrays import Parameters
 from common.config.loading import digest
 from common.config.secure_aggregation import ALL_SITES
+from common.config.site import SiteConfig
 from common.config.study import StudyConfig
+from common.errors import Code
 from common.journal import JsonLines
+from common.messages import AskStatistic, Evaluate, Hello, Refusal, Train, Welcome
+from common.version import versions
 from server.checkpoint import CheckpointStore, Unit
 from server.opening import open_run
 from server.report import write_report
 from server.results import load_results, summary_table, write_tables
 from server.training import TrainingState
+from simulations.credentials import issue_credentials
 from simulations.run import Cohort, simulate
 from tests.small_study import N_CASES, ROBUSTNESS, STANDARDISED, write_cohort, write_study
 
@@ -127,3 +134,43 @@ def test_tables_and_report_show_one_row_for_all(masked, tmp_path):
         "Secure aggregation: updates, statistics and evaluations left the hospitals"
         in (tmp_path / "report.html").read_text()
     )
+
+
+@pytest.fixture
+def east(masked, cohort, tmp_path) -> SiteConfig:
+    return SiteConfig(
+        site="east",
+        manifest=masked[0] / "sites" / "east" / "cases.csv",
+        data=cohort.data,
+        state=tmp_path / "state",
+        minimum_cases=2,
+        studies=(masked[0] / "study.toml",),
+    )
+
+
+def test_a_bare_question_is_refused_by_the_hospital(masked, east):
+    site = Site(east, [masked[1]], secret="", credentials=issue_credentials(["east"])["east"])
+    asked = digest(masked[1])
+    bare = [
+        Train(asked, 0, "radiomics", 1, Parameters({})),
+        AskStatistic(asked, 0, "moments", {}),
+        Evaluate(asked, 0, "radiomics", "test", Parameters({})),
+    ]
+    for request in bare:
+        reply = site.answer(request)
+        assert isinstance(reply, Refusal)
+        assert reply.code == Code.PRIVACY
+    reasons = [line["reason"] for line in JsonLines(east.state / "log.jsonl").read() if line["event"] == "refused"]
+    assert reasons == [
+        f"answers of this study leave under masks; {type(request).__name__} asks for a bare one" for request in bare
+    ]
+    assert isinstance(site.answer(Hello(asked, versions())), Welcome)
+
+
+def test_a_hospital_without_certificate_says_so_at_once(masked, east):
+    site = Site(east, [masked[1]], secret="")
+    reply = site.answer(Hello(digest(masked[1]), versions()))
+    assert isinstance(reply, Refusal)
+    assert reply.code == Code.STATE
+    (line,) = JsonLines(east.state / "log.jsonl").read()
+    assert "masked sums need the key and certificate that [coordinator] of site.toml names" in line["reason"]

@@ -1,0 +1,290 @@
+"""The study hears sums: exact, whoever drops out within the threshold; and says who is missing where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.arrays import Parameters, merge_sums, weighted_mean
+from common.config.loading import digest
+from common.config.secure_aggregation import ALL_EXTERNAL, ALL_SITES
+from common.config.study import StudyConfig
+from common.errors import Code, FederationError, GateError
+from common.journal import JsonLines
+from common.masking_messages import MaskedValues, SharesSealed, Unmasked
+from common.messages import (
+    AskStatistic,
+    Evaluate,
+    EvaluationSums,
+    LocalUpdate,
+    Question,
+    Refusal,
+    Reply,
+    Request,
+    StatisticSums,
+    Train,
+)
+from common.privacy.contribution import Summable
+from server.conversation import ATTEMPTS, Refused
+from server.secure_sum import SecureConversation
+from simulations.in_process import InProcessFederation
+from tests.common.privacy.hospitals import names
+from tests.server.masked_members import PARAMETERS, Member, answer_of, masked_study, train_request
+
+TEN = names(10)
+STEPS = ("AdvertiseKeys", "ShareKeys", "MaskedInput", "ConsistencyCheck", "Unmask")
+Disturb = Callable[[str, Request], Reply | None]
+
+
+class Consortium:
+    """Members and the conversation with them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        study: StudyConfig,
+        *,
+        disturb: Disturb | None = None,
+        compute: Callable[[str, Question], Summable] | None = None,
+    ) -> None:
+        self.study = study
+        self.members = {site.name: Member(site.name, study, folder, compute=compute) for site in study.sites}
+        self.journal = JsonLines(folder / "events.jsonl")
+        federation = InProcessFederation(self.members, disturb=disturb)
+        self.conversation = SecureConversation(federation, self.journal, digest(study), study)
+
+    def hear(self, question: Question, expected: type, sites: tuple[str, ...] = TEN) -> dict[str, Reply | Refused]:
+        return dict(
+            self.conversation.insist(dict.fromkeys(sites, question), expected, deadline_s=9.0, phase="test", course="c")
+        )
+
+    def notes(self) -> str:
+        return "\n".join(line["text"] for line in self.journal.read() if line["event"] == "note")
+
+
+def silent(kind: str, sites: tuple[str, ...], *, times: int = 10**6) -> Disturb:
+    """Sites that do not answer one kind of request, the first so many times each."""
+    left = dict.fromkeys(sites, times)
+
+    def disturb(site: str, request: Request) -> Reply | None:
+        if type(request).__name__ != kind or not left.get(site):
+            return None
+        left[site] -= 1
+        return Refusal(Code.SITE_SILENT)
+
+    return disturb
+
+
+def ask_statistic(study: StudyConfig) -> AskStatistic:
+    return AskStatistic(digest(study), 0, "moments", {})
+
+
+def exact_update(included: tuple[str, ...], question: Train) -> tuple[int, Parameters]:
+    sent = [answer_of(name, question) for name in included]
+    return sum(u.n_cases for u in sent), weighted_mean([(u.delta, float(u.n_cases)) for u in sent])
+
+
+def test_an_update_of_all_sites_is_their_weighted_mean(tmp_path):
+    made = Consortium(tmp_path, masked_study(10))
+    question = train_request(made.study)
+    heard = made.hear(question, LocalUpdate)
+    assert list(heard) == [ALL_SITES]
+    n_cases, mean = exact_update(TEN, question)
+    assert heard[ALL_SITES].n_cases == n_cases
+    np.testing.assert_allclose(heard[ALL_SITES].delta.flatten(), mean.flatten(), atol=1e-6)
+
+
+def test_a_statistic_is_the_merged_one(tmp_path):
+    made = Consortium(tmp_path, masked_study(10))
+    question = ask_statistic(made.study)
+    reply = made.hear(question, StatisticSums)[ALL_SITES]
+    for name, array in merge_sums([answer_of(site, question).sums for site in TEN]).items():
+        np.testing.assert_allclose(reply.sums[name], array, rtol=1e-12)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_round_survives_three_of_ten_in_any_step(tmp_path, step):
+    gone = TEN[1:4]
+    made = Consortium(tmp_path, masked_study(10, quorum=7), disturb=silent(step, gone))
+    question = train_request(made.study)
+    heard = made.hear(question, LocalUpdate)
+    left_out = gone if step in STEPS[:3] else ()
+    assert set(heard) == {ALL_SITES, *left_out}
+    n_cases, mean = exact_update(tuple(name for name in TEN if name not in left_out), question)
+    assert heard[ALL_SITES].n_cases == n_cases
+    np.testing.assert_allclose(heard[ALL_SITES].delta.flatten(), mean.flatten(), atol=1e-6)
+    assert all(heard[name].code == Code.SITE_SILENT for name in left_out)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_four_of_ten_are_too_many_and_are_named(tmp_path, step):
+    gone = TEN[:4]
+    made = Consortium(tmp_path, masked_study(10, quorum=5), disturb=silent(step, gone))
+    heard = made.hear(train_request(made.study), LocalUpdate)
+    assert all(isinstance(reply, Refused) for reply in heard.values())
+    assert "6 sites" in made.notes() or "6 shares" in made.notes() or "the mask of" in made.notes()
+
+
+def test_a_round_below_its_quorum_is_never_unmasked(tmp_path):
+    made = Consortium(tmp_path, masked_study(10), disturb=silent("MaskedInput", TEN[:1]))
+    heard = made.hear(train_request(made.study), LocalUpdate)
+    assert set(heard) == {TEN[0]}
+    assert "9 sites sent masked words, 10 are needed; without site-000" in made.notes()
+    asked = [line["request"] for line in made.journal.read() if line["event"] == "answer"]
+    assert "Unmask" not in asked
+    assert asked.count("MaskedInput") == ATTEMPTS * (9 + ATTEMPTS)
+
+
+def test_a_statistic_needs_every_site_and_is_asked_again(tmp_path):
+    """A site that is silent for a while is waited for; one that stays silent stops the statistic, by name."""
+    made = Consortium(tmp_path / "a", masked_study(10), disturb=silent("MaskedInput", TEN[2:3], times=ATTEMPTS))
+    assert isinstance(made.hear(ask_statistic(made.study), StatisticSums)[ALL_SITES], StatisticSums)
+    assert "sum 1 of all-sites: 9 sites sent masked words, 10 are needed; without site-002" in made.notes()
+    gone = Consortium(tmp_path / "b", masked_study(10), disturb=silent("ShareKeys", TEN[2:3]))
+    with pytest.raises(FederationError, match="site site-002 refused ShareKeys: site_silent"):
+        gone.conversation.all_of(
+            dict.fromkeys(TEN, ask_statistic(gone.study)), StatisticSums, deadline_s=9.0, phase="statistics"
+        )
+
+
+def test_a_lost_reply_is_sent_again_and_nothing_is_computed_twice(tmp_path):
+    """The site answered, the answer was lost: the same request gets the same octets."""
+    lost: set[str] = set()
+    made = Consortium(tmp_path, masked_study(3))
+    members = made.members
+
+    def lose_first(site: str, request: Request) -> Reply | None:
+        step = f"{site} {type(request).__name__}"
+        if step in lost:
+            return None
+        lost.add(step)
+        members[site].answer(request)
+        return Refusal(Code.SITE_SILENT)
+
+    made.conversation.federation = InProcessFederation(members, disturb=lose_first)
+    assert isinstance(made.hear(train_request(made.study), LocalUpdate, names(3))[ALL_SITES], LocalUpdate)
+    assert {member.computed for member in members.values()} == {1}
+    assert len(lost) == 3 * len(STEPS)
+
+
+def test_a_site_that_restarts_within_a_session_is_a_dropout(tmp_path):
+    made = Consortium(tmp_path, masked_study(10, quorum=7))
+    restarted: list[str] = []
+
+    def restart(site: str, request: Request) -> Reply | None:
+        if site == TEN[4] and type(request).__name__ == "MaskedInput" and not restarted:
+            made.members[site].restart()
+            restarted.append(site)
+        return None
+
+    made.conversation.federation = InProcessFederation(made.members, disturb=restart)
+    heard = made.hear(train_request(made.study), LocalUpdate)
+    assert set(heard) == {ALL_SITES, TEN[4]}
+    assert heard[TEN[4]].code == Code.PRIVACY
+    assert "is not under way here: it is over, or this site was restarted" in made.members[TEN[4]].log[0]
+
+
+def test_a_small_cell_refusal_is_told_as_such_and_not_asked_again(tmp_path):
+    def compute(name: str, question: Question) -> Summable:
+        if name == TEN[5]:
+            raise GateError("too few", code=Code.SMALL_CELL)
+        return answer_of(name, question)
+
+    made = Consortium(tmp_path, masked_study(10), compute=compute)
+    heard = made.hear(ask_statistic(made.study), StatisticSums)
+    assert {name: reply.code for name, reply in heard.items()} == {TEN[5]: Code.SMALL_CELL}
+    assert sum(line["request"] == "MaskedInput" for line in made.journal.read() if line["event"] == "answer") == 10
+
+
+def test_evaluation_is_summed_over_internal_and_over_external_sites(tmp_path):
+    made = Consortium(tmp_path, masked_study(3, external=3))
+    question = Evaluate(digest(made.study), 0, "radiomics", "test", PARAMETERS)
+    outside = tuple(f"outside-{i}" for i in range(3))
+    heard = made.hear(question, EvaluationSums, (*names(3), *outside))
+    assert set(heard) == {ALL_SITES, ALL_EXTERNAL}
+    for name, sites in ((ALL_SITES, names(3)), (ALL_EXTERNAL, outside)):
+        assert heard[name].n_cases == sum(answer_of(site, question).n_cases for site in sites)
+
+
+def test_a_part_of_a_cohort_or_different_questions_are_not_summed(tmp_path):
+    made = Consortium(tmp_path, masked_study(3))
+    question = train_request(made.study)
+    with pytest.raises(FederationError, match="site-002 would be left out or added"):
+        made.hear(question, LocalUpdate, names(2))
+    requests = {name: train_request(made.study, value=float(i)) for i, name in enumerate(names(3))}
+    with pytest.raises(FederationError, match="different questions, whose answers do not add up"):
+        list(made.conversation.insist(requests, LocalUpdate, deadline_s=9.0, phase="test"))
+
+
+# sites that do not keep to the protocol
+
+
+def changed(kind: type, site_name: str, change: Callable[[Reply], Reply]) -> Callable[[Mapping[str, Member]], Disturb]:
+    """The reply of one site to one step, changed on its way."""
+
+    def disturbing(members: Mapping[str, Member]) -> Disturb:
+        def disturb(site: str, request: Request) -> Reply | None:
+            if site != site_name:
+                return None
+            reply = members[site].answer(request)
+            return change(reply) if isinstance(reply, kind) else reply
+
+        return disturb
+
+    return disturbing
+
+
+def cheated(folder: Path, kind: type, change: Callable[[Reply], Reply]) -> Consortium:
+    made = Consortium(folder, masked_study(10, quorum=7))
+    made.conversation.federation = InProcessFederation(
+        made.members, disturb=changed(kind, TEN[3], change)(made.members)
+    )
+    return made
+
+
+def test_shares_that_no_owner_gave_are_named_and_the_sum_is_right(tmp_path):
+    def swap(reply: Unmasked) -> Unmasked:
+        owners = sorted(reply.seed_shares)
+        return Unmasked(dict(zip(owners, [reply.seed_shares[o] for o in owners[::-1]], strict=True)), {})
+
+    made = cheated(tmp_path, Unmasked, swap)
+    question = train_request(made.study)
+    heard = made.hear(question, LocalUpdate)
+    _, mean = exact_update(TEN, question)
+    np.testing.assert_allclose(heard[ALL_SITES].delta.flatten(), mean.flatten(), atol=1e-6)
+    assert "site-003 sent a seed share that site-009 never gave it" in made.notes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (SharesSealed, lambda reply: replace(reply, commitments={})),
+        (SharesSealed, lambda reply: replace(reply, sealed={**reply.sealed, "site-000": np.zeros(3)})),
+        (MaskedValues, lambda reply: replace(reply, narrow=reply.narrow[1:])),
+        (MaskedValues, lambda reply: replace(reply, wide=reply.wide.astype(np.float64))),
+        (MaskedValues, lambda reply: replace(reply, layout={"delta": "f8 1"})),
+    ],
+)
+def test_a_site_that_sends_nonsense_is_left_out_and_named(tmp_path, kind, change):
+    made = cheated(tmp_path, kind, change)
+    question = train_request(made.study)
+    heard = made.hear(question, LocalUpdate)
+    assert set(heard) == {ALL_SITES, TEN[3]}
+    assert TEN[3] in made.notes()
+    _, mean = exact_update(tuple(name for name in TEN if name != TEN[3]), question)
+    np.testing.assert_allclose(heard[ALL_SITES].delta.flatten(), mean.flatten(), atol=1e-6)
+
+
+def test_a_delta_beyond_the_bound_stays_at_its_site_alone(tmp_path):
+    def compute(name: str, question: Question) -> Summable:
+        reply = answer_of(name, question)
+        return replace(reply, delta=PARAMETERS.unflatten(np.full(23, 9.0))) if name == TEN[6] else reply
+
+    made = Consortium(tmp_path, masked_study(10, quorum=7), compute=compute)
+    heard = made.hear(train_request(made.study), LocalUpdate)
+    assert set(heard) == {ALL_SITES, TEN[6]}
+    assert "23 of 23 values of the update lie outside value_bound = 4, the largest is 9" in made.members[TEN[6]].log[0]
