@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-deploy bundle hosts
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-deploy bench-compression bench-memory fuzz bundle hosts
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -45,6 +45,16 @@ bench-statistics: $(STAMP)
 bench-deploy: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.deploy
 	$(BIN)/python -m simulations.benchmarks.rounds
+
+bench-compression: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.compression
+
+bench-memory: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.memory
+
+# Decoders under random and damaged bytes, for FEDRAD_FUZZ_SECONDS (600 where it is not set).
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz
 
 # A study between network namespaces with firewalls, a proxy, cut cables; needs root and iproute2.
 hosts: $(STAMP)
