@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 Vector = npt.NDArray[np.float64]
 
+PIECE = 1 << 18
+"""Values that are widened to float64 at a time: a large model has no room for whole copies of itself."""
+
 
 class Parameters(Mapping[str, npt.NDArray[np.floating]]):
     """Model parameters, or a delta between two states of them.
@@ -91,20 +94,50 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """A running float64 sum of weighted vectors: one update is in memory at a time."""
+    """A running float64 sum of weighted vectors: one update is in memory at a time.
+
+    ``add`` and ``mean`` work in the sum's own array and hand it on, so use what they return.
+    """
 
     total: Vector
     weight: float = 0.0
 
-    def add(self, vector: npt.NDArray[np.floating], weight: float) -> WeightedSum:
+    def add(self, vector: npt.NDArray[np.floating] | Parameters, weight: float) -> WeightedSum:
+        """The sum with a weighted vector (n,), or with all values of parameters in order."""
         if not 0 < weight < math.inf:
             raise ValueError(f"weight must be positive and finite, got {weight}")
-        return WeightedSum(self.total + weight * vector.astype(np.float64), self.weight + weight)
+        parts = [array.reshape(-1) for array in vector.values()] if isinstance(vector, Parameters) else [vector]
+        if sum(part.size for part in parts) != self.total.size:
+            raise ValueError(f"vector of another size than the sum, {self.total.size}")
+        start = 0
+        for part in parts:
+            for first in range(0, part.size, PIECE):
+                piece = part[first : first + PIECE].astype(np.float64)
+                piece *= weight
+                self.total[start : start + piece.size] += piece
+                start += piece.size
+        return WeightedSum(self.total, self.weight + weight)
 
     def mean(self) -> Vector:
         if self.weight == 0:
             raise ValueError("mean of no vectors")
-        return self.total / self.weight
+        np.divide(self.total, self.weight, out=self.total)
+        return self.total
+
+
+def moved(parameters: Parameters, change: npt.NDArray[np.floating]) -> Parameters:
+    """``parameters + change`` for a vector (size,): in float64, rounded to each array's dtype."""
+    if change.shape != (parameters.size,):
+        raise ValueError(f"change of shape {change.shape} does not fit {parameters.size} values")
+    parts: dict[str, npt.NDArray[np.floating]] = {}
+    start = 0
+    for name, array in parameters.items():
+        part = change[start : start + array.size].reshape(array.shape).astype(np.float64)
+        part += array
+        parts[name] = part.astype(array.dtype)
+        parts[name].flags.writeable = False
+        start += array.size
+    return Parameters(parts)
 
 
 def difference(after: Parameters, before: Parameters) -> Parameters:
@@ -127,7 +160,7 @@ def weighted_mean(items: Iterable[tuple[Parameters, float]]) -> Parameters:
         if layout is None or running is None:
             layout, running = parameters, WeightedSum(np.zeros(parameters.size))
         _same_layout(parameters, layout)
-        running = running.add(parameters.flatten(), weight)
+        running = running.add(parameters, weight)
     if layout is None or running is None:
         raise ValueError("weighted mean of nothing")
     return layout.unflatten(running.mean())

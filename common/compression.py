@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.arrays import Parameters
+from common.arrays import PIECE, Parameters, moved
 from common.errors import Code, MessageError, StatisticError
 from common.messages import Difference
 
@@ -34,9 +34,6 @@ Packed = npt.NDArray[np.generic]
 
 LARGEST = 1e36
 """Magnitudes beyond this are refused: no model that trains has them, and below it no code can overflow."""
-
-PIECE = 1 << 18
-"""Values that are worked on at a time, so that no copy of the whole vector in float64 is made."""
 
 LEVELS = 127
 """int8 runs from -127 to 127; -128 does not occur."""
@@ -253,19 +250,6 @@ def send(compressor: Compressor, values: Floats, residual: Single | None, genera
     return Sent(data, received, total.astype(np.float32))
 
 
-def step(base: Parameters, change: Single) -> Parameters:
-    """``base + change``, the one way in which all parties compute it: in float64, rounded to the arrays' dtype."""
-    parts: dict[str, Floats] = {}
-    start = 0
-    for name, array in base.items():
-        moved = change[start : start + array.size].reshape(array.shape).astype(np.float64)
-        moved += array
-        parts[name] = moved.astype(array.dtype)
-        parts[name].flags.writeable = False
-        start += array.size
-    return Parameters(parts)
-
-
 def rebuild(compressor: Compressor, base: Parameters, difference: Difference) -> Parameters:
     """The parameters that a `Difference` leads to, for a receiver that holds their base.
 
@@ -277,7 +261,7 @@ def rebuild(compressor: Compressor, base: Parameters, difference: Difference) ->
     """
     if base.digest() != difference.base:
         raise MessageError("the difference starts from another model than the one held here", code=Code.BASE_ABSENT)
-    reached = step(base, compressor.decompress(difference.data, base.size))
+    reached = moved(base, compressor.decompress(difference.data, base.size))
     if reached.digest() != difference.result:
         raise MessageError("the difference leads to another model than it names", code=Code.BASE_ABSENT)
     return reached

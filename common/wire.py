@@ -11,8 +11,10 @@ ask for terabytes. `inflate_record` therefore puts objects together itself, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -112,8 +114,10 @@ def wire_size(record: RecordDict) -> int:
     return len(config["header"]) + sum(size * dtype.itemsize for dtype, size in map(_entry, config["table"]))
 
 
-def inflate_record(root: str, objects: Mapping[str, bytes], limits: Limits) -> RecordDict:
+def inflate_record(root: str, objects: MutableMapping[str, bytes], limits: Limits) -> RecordDict:
     """The record of a Flower message, put together from its objects.
+
+    Chunks are taken out of ``objects`` as they are used: a large message is in memory once.
 
     Parameters
     ----------
@@ -221,7 +225,7 @@ def _config(objects: Mapping[str, bytes], object_id: object, limits: Limits) -> 
         raise MessageError("header record cannot be read") from error
 
 
-def _array_record(objects: Mapping[str, bytes], object_id: object, limits: Limits) -> ArrayRecord:
+def _array_record(objects: MutableMapping[str, bytes], object_id: object, limits: Limits) -> ArrayRecord:
     _, body = _object(objects, object_id, "ArrayRecord")
     references = _json_mapping(body)
     if set(references) != {PACKED}:
@@ -233,11 +237,17 @@ def _array_record(objects: Mapping[str, bytes], object_id: object, limits: Limit
         raise MessageError(f"array is not cut into at most {limits.objects} chunks")
     if not all(type(index) is int and 0 <= index < len(children) for index in order):
         raise MessageError("array names a chunk that does not exist")
-    chunks = [_object(objects, child, "ArrayChunk")[1] for child in children]
-    total = sum(len(chunks[index]) for index in order)
+    sizes = [len(_object(objects, child, "ArrayChunk")[1]) for child in children]
+    total = sum(sizes[index] for index in order)
     if total > limits.array_bytes or described.get("shape") != [total]:
         raise MessageError(f"{total} bytes of arrays, at most {limits.array_bytes} are accepted")
     if described.get("dtype") != "uint8" or described.get("stype") != RAW:
         raise MessageError("packed array is not raw bytes")
-    data = b"".join(chunks[index] for index in order)
-    return ArrayRecord({PACKED: Array("uint8", (total,), RAW, data)})
+    whole = BytesIO()
+    uses = Counter(children[index] for index in order)
+    for index in order:
+        whole.write(_object(objects, children[index], "ArrayChunk")[1])
+        uses[children[index]] -= 1
+        if not uses[children[index]]:
+            del objects[children[index]]
+    return ArrayRecord({PACKED: Array("uint8", (total,), RAW, whole.getvalue())})

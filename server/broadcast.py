@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.arrays import Parameters
-from common.compression import Compressor, Single, send, step
+from common.arrays import Parameters, moved
+from common.compression import Compressor, Single, send
 from common.errors import MessageError
 from common.messages import Difference, LocalUpdate, Train
 from common.rng import generator
@@ -66,13 +66,13 @@ def announce(
     change -= before.flatten()
     residual = former.residual if former else None
     sent = send(compressor, change, residual, generator(seed, "broadcast", stream, round_number))
-    reached = step(before, sent.values)
+    reached = moved(before, sent.values)
     return reached, Broadcast(Difference(before.digest(), reached.digest(), sent.data), sent.residual)
 
 
 def closing(after: Parameters, former: Broadcast | None) -> Parameters:
     """The parameters after the last round: the strategy's, with all that former differences left out."""
-    return after if former is None else step(after, former.residual)
+    return after if former is None else moved(after, former.residual)
 
 
 def smaller(request: Train, broadcast: Broadcast | None) -> Train:

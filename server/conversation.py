@@ -99,6 +99,7 @@ class Conversation:
             else:
                 code = reply.code if isinstance(reply, Refusal) else str(Code.MESSAGE)
                 yield answer.site, Refused(answer.site, code, type(requests[answer.site]).__name__)
+            del answer, reply  # a large one is gone before the next is put together
 
     def insist(
         self,
@@ -133,6 +134,7 @@ class Conversation:
                     self.journal.write("awaited", site=site, phase=phase, attempt=attempt)
                     continue
                 held[site] = reply
+                del answer, reply
                 while order and order[0] in held:
                     yield order[0], held.pop(order.pop(0))
             waiting = silent

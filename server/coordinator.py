@@ -31,7 +31,7 @@ from server.tls_server import TlsServer, server_context
 REPORT_S = 5.0
 """How often a wait says for whom it waits, where nothing changes."""
 
-MEMORY_BYTES = 64 << 20
+MEMORY_BYTES = 16 << 20
 """Of requests and replies on their way, so much is held in memory; the rest waits in a file in the home folder."""
 
 OnEvent = Callable[[str], None]
@@ -188,12 +188,14 @@ class FlowerFederation:
                 if site not in asked:
                     yield Answer(site, Refusal(Code.SITE_SILENT), 0, 0, 0.0)
                     continue
-                request = asked[site]
-                arrived = self._await(request.message_id, end)
-                open_ids.discard(request.message_id)
-                yield self._silence(site, request) if arrived is None else self._read(site, request, arrived)
+                open_ids.discard(asked[site].message_id)
+                yield self._answer_of(site, asked[site], end)
         finally:
             self._state.withdraw(open_ids)
+
+    def _answer_of(self, site: str, request: _Asked, end: float) -> Answer:
+        arrived = self._await(request.message_id, end)
+        return self._silence(site, request) if arrived is None else self._read(site, request, arrived)
 
     def _await(self, message_id: str, end: float) -> Arrived | None:
         while True:

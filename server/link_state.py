@@ -48,7 +48,7 @@ class Arrived:
     """
 
     root: str
-    objects: Mapping[str, bytes]
+    objects: dict[str, bytes]
     at: float
 
 

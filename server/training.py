@@ -195,7 +195,7 @@ def _round(
         course={site: course.name for site, course in course_of.items()},
         whole=whole,
     )
-    if conversation.hears_sums:  # one course: single sites do not answer
+    if len(due) == 1 or conversation.hears_sums:  # of sums there is one course: single sites do not answer
         yield from ((course, answers) for course in due)
         return
     # a group is one course, or courses of one trainer each: the answers of a course come one after the other
@@ -267,7 +267,9 @@ class _Collected:
                 self.absent.append(f"{self.round_number} {site} {reason}")
             elif isinstance(reply, LocalUpdate):
                 self.history.append(SiteRound(self.round_number, site, reply.n_cases, reply.train_loss, reply.privacy))
+                del answer  # one update is in memory at a time
                 yield reply
+            del reply
 
     def _read(self, site: str, update: LocalUpdate) -> LocalUpdate | Refused:
         """The update with its delta; a code of no use counts as no valid message."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from common.arrays import Parameters
+from common.arrays import Parameters, moved
 from common.messages import LocalUpdate
 from common.strategies.interface import ServerState, Weighting, mean_delta
 
@@ -34,7 +34,7 @@ class FedAvg:
         self, parameters: Parameters, updates: Iterable[LocalUpdate], state: ServerState
     ) -> tuple[Parameters, ServerState]:
         delta = mean_delta(parameters, updates, self.weighting)
-        return parameters.unflatten(parameters.flatten() + delta), state
+        return moved(parameters, delta), state
 
     def penalty(self, weights: Sequence[Any], reference: Sequence[Any]) -> Any:
         return 0.0

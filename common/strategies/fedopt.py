@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.arrays import Parameters
+from common.arrays import Parameters, moved
 from common.messages import LocalUpdate
 from common.strategies.interface import ServerState, Weighting, mean_delta
 
@@ -53,7 +53,7 @@ class FedOpt:
         else:
             second = before - (1 - c.beta_2) * square * np.sign(before - square)
         step = c.learning_rate * first / (np.sqrt(second) + c.tau)
-        return parameters.unflatten(parameters.flatten() + step), ServerState({"first": first, "second": second})
+        return moved(parameters, step), ServerState({"first": first, "second": second})
 
     def penalty(self, weights: Sequence[Any], reference: Sequence[Any]) -> Any:
         return 0.0

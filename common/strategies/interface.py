@@ -55,7 +55,8 @@ def mean_delta(parameters: Parameters, updates: Iterable[LocalUpdate], weighting
         if not update.delta.all_finite():
             raise FederationError(f"update of {update.model} in round {update.round_number} is not finite")
         weight = float(update.n_cases) if weighting == "n_cases" else 1.0
-        running = running.add(update.delta.flatten(), weight)
+        running = running.add(update.delta, weight)
+        del update  # so that it is gone when the next one is put together
     if running.weight == 0:
         raise FederationError("no site sent an update")
     return running.mean()

@@ -10,8 +10,8 @@ import pytest
 
 from client.asked_questions import question_of
 from client.exchange import Exchange, Residuals
-from common.arrays import Parameters
-from common.compression import send, step
+from common.arrays import Parameters, moved
+from common.compression import send
 from common.config.study import StudyConfig
 from common.errors import Code, MessageError, StateError
 from common.messages import Difference, LocalUpdate, Train
@@ -122,7 +122,7 @@ def test_a_residual_that_cannot_be_written_stops_the_answer(tmp_path, notes):
 def difference(base: Parameters) -> tuple[Parameters, Difference]:
     code = compressing().federated.compression.build()
     sent = send(code, np.ones(base.size), None, generator(0, "broadcast"))
-    reached = step(base, sent.values)
+    reached = moved(base, sent.values)
     return reached, Difference(base.digest(), reached.digest(), sent.data)
 
 

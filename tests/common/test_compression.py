@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import TypeAdapter, ValidationError
 
-from common.arrays import Parameters
+from common.arrays import PIECE, Parameters, moved
 from common.compression import (
     LARGEST,
     LEVELS,
-    PIECE,
     Bfloat16,
     CompressionConfig,
     Compressor,
@@ -24,7 +23,6 @@ from common.compression import (
     TopK,
     rebuild,
     send,
-    step,
 )
 from common.errors import Code, MessageError, StatisticError
 from common.messages import Difference
@@ -205,7 +203,7 @@ def _model() -> Parameters:
 def test_both_ends_of_a_broadcast_reach_the_same_bits(code: Compressor):
     base = _model()
     sent = send(code, draws("change").normal(size=base.size), None, draws())
-    reached = step(base, sent.values)
+    reached = moved(base, sent.values)
     assert reached.layout == base.layout
     difference = Difference(base.digest(), reached.digest(), sent.data)
     assert rebuild(code, base, difference).digest() == reached.digest()
@@ -214,7 +212,7 @@ def test_both_ends_of_a_broadcast_reach_the_same_bits(code: Compressor):
 def test_a_receiver_without_the_base_or_with_another_change_says_so():
     base, code = _model(), StochasticInt8()
     sent = send(code, np.ones(base.size), None, draws())
-    reached = step(base, sent.values)
+    reached = moved(base, sent.values)
     right = Difference(base.digest(), reached.digest(), sent.data)
     with pytest.raises(MessageError) as refused:
         rebuild(code, reached, right)
