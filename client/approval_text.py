@@ -92,22 +92,44 @@ def _leaves(study: StudyConfig) -> Iterator[str]:
 def _protection(study: StudyConfig, config: SiteConfig) -> Iterator[str]:
     rules, minimum = config.gate, max(config.minimum_cases, study.privacy.minimum_cases)
     yield f"Nothing leaves that was computed from fewer than {minimum} cases."
-    further = {name: value for name, value in study.privacy.model_dump(mode="json").items() if name != "minimum_cases"}
-    settings = [f"{name.replace('_', ' ')}: {_said(value)}" for name, value in further.items() if value]
-    yield from (f"The study demands {setting}." for setting in settings)
-    if not settings:
-        yield (
-            "The study demands neither differential privacy nor secure aggregation: the coordinator sees this "
-            "hospital's sums and updates, from which an expert may infer something about single cases."
-        )
+    yield from _promises(study)
     yield (
         f"This hospital's own rules: the study may be run {rules.runs} times with other numbers, at most "
         f"{rules.max_statistics} different statistics a fold, {rules.max_rounds} rounds a model."
     )
+    if rules.budget is not None:
+        yield (
+            f"All studies together may cost this hospital's cases epsilon {rules.budget.epsilon:g} at delta "
+            f"{rules.budget.delta:g}; fedrad site ledger shows what is spent."
+        )
     filters = [name.replace("_", " ") for name, value in rules.updates.model_dump().items() if value]
     if filters:
         yield f"Model updates pass this hospital's filters before they leave: {', '.join(filters)}."
     yield "fedrad site stop ends it at once; everything that leaves is in the audit log (fedrad site ledger)."
+
+
+def _promises(study: StudyConfig) -> Iterator[str]:
+    """What the study promises beyond small cells; each setting that has no sentence of its own is named as it is."""
+    privacy = study.privacy
+    if privacy.sample_level is not None:
+        own = privacy.sample_level
+        yield (
+            f"Training is differentially private for each case, by noise that is added here: epsilon "
+            f"{own.target_epsilon:g}, delta {own.target_delta:g}, over the whole study."
+        )
+    if privacy.statistics is not None:
+        sums = privacy.statistics
+        yield (
+            f"Statistics and test results are differentially private, by noise that is added here: epsilon "
+            f"{sums.target_epsilon:g}, delta {sums.target_delta:g}, over the whole study."
+        )
+    said = {"minimum_cases", "sample_level", "statistics"}
+    further = {name: value for name, value in privacy.model_dump(mode="json").items() if name not in said and value}
+    yield from (f"The study sets {name.replace('_', ' ')}: {_said(value)}." for name, value in further.items())
+    if privacy.sample_level is None and any(entry.solved is None for entry in study.models):
+        yield "Model updates carry no noise of this hospital: an expert who sees one may infer something about cases."
+    if privacy.statistics is None:
+        yield "Statistics and test results are exact sums: many of them together may tell something about cases."
 
 
 def _said(value: object) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -214,6 +215,34 @@ class AuditLog:
         os.fsync(handle)
         self._place = 1 - self._place
         write_head(self.files.head, self.head, self._key, place=self._place)
+
+
+def begin_anew(files: AuditFiles, site_key: SiteKey, *, reason: str) -> Path:
+    """Put a log that cannot be continued aside, and begin another, whose second line says why.
+
+    Approvals and counts stay with the former log: every study has to be approved again.
+
+    Returns
+    -------
+    Path
+        The folder that holds the former files.
+
+    Raises
+    ------
+    StateError
+        If a file cannot be moved.
+    """
+    aside = files.log.with_name(f"audit-until-{_now():%Y%m%dT%H%M%SZ}")
+    try:
+        former = files.head.read_bytes()[:SLOT_BYTES].strip().decode("ascii", "replace") if files.head.exists() else ""
+        aside.mkdir(parents=True)
+        for path in (files.log, files.key, files.head):
+            if path.exists():
+                shutil.move(path, aside / path.name)
+    except OSError as error:
+        raise StateError(f"{files.log} cannot be put aside: {error}") from error
+    AuditLog(files, site_key).append("begun_anew", durable=True, reason=reason[:500], former_head=former[:200])
+    return aside
 
 
 ADVICE = "fedrad site audit says what; nothing is answered until it was looked into"

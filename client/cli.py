@@ -151,6 +151,7 @@ def start(site_file: SiteFile) -> None:
     from client.site import Site
     from common.config.loading import digest
     from common.errors import ConfigError
+    from common.wire import Limits
 
     config, studies = load_site(site_file)
     if config.coordinator is None:
@@ -175,7 +176,8 @@ def start(site_file: SiteFile) -> None:
     certificate = check_certificate(connection, config.site)
     if certificate.advice:
         tell(f"certificate {certificate.detail}; {certificate.advice}")
-    serve(connection, site.answer, stop=stop, on_event=tell)
+    limits = Limits(array_bytes=int(config.gate.max_request_mb * 10**6))
+    serve(connection, site.answer, stop=stop, on_event=tell, limits=limits, on_malformed=site.note_malformed)
 
 
 def _prepare(config: SiteConfig, study: StudyConfig, console: Console) -> PreparedStudy:

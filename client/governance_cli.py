@@ -158,6 +158,9 @@ def audit(
     site_file: SiteFile = Path("site.toml"),
     verify: Annotated[bool, typer.Option("--verify/--list", help="Check every line, or list them instead.")] = True,
     noted: Annotated[str, typer.Option(help="A head that was noted down earlier: the log must still hold it.")] = "",
+    begin_anew: Annotated[
+        str, typer.Option(metavar="REASON", help="Put a log that was tampered with aside and begin another.")
+    ] = "",
 ) -> None:
     """Check the audit log: chain, signatures, gaps, roll-back, crashes, wrong clocks. Exit code 1 where it was changed.
 
@@ -165,6 +168,9 @@ def audit(
     """
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     config = load_site_alone(site_file)
+    if begin_anew:
+        _begin_anew(config, begin_anew, console)
+        return
     found = _check(config, noted)
     if not verify:
         for entry in found.entries:
@@ -177,6 +183,14 @@ def audit(
     console.print(f"{len(found.entries)} entries; {'whole' if found.is_whole else 'NOT whole'}")
     console.print(f"head to note down: {found.head}")
     raise typer.Exit(0 if found.is_whole else 1)
+
+
+def _begin_anew(config: SiteConfig, reason: str, console: Console) -> None:
+    from client.audit_log import AuditFiles, begin_anew
+    from client.site_key import SiteKey
+
+    aside = begin_anew(AuditFiles.of(config.state, config.gate.head), SiteKey.of(config), reason=reason)
+    console.print(f"the former log lies in {aside}; approve the studies again", markup=False)
 
 
 def _log(config: SiteConfig) -> AuditLog:

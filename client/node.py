@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import httpx
 from flwr.app import Context, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
+from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -49,7 +50,7 @@ from client.connection import (
     status_of,
 )
 from client.fleet_client import HEARTBEAT_INTERVAL_S, TIMEOUT_S, FleetClient, Knock, knock
-from client.flower_app import Answer, make_app
+from client.flower_app import Answer, OnMalformed, make_app
 from common.allocator import keep_buffers
 from common.errors import MessageError
 from common.wire import Limits, inflate_record
@@ -74,6 +75,7 @@ def serve(
     stop: threading.Event,
     on_event: OnEvent,
     limits: Limits | None = None,
+    on_malformed: OnMalformed | None = None,
 ) -> None:
     """Answer the coordinator's requests until ``stop`` is set.
 
@@ -83,6 +85,10 @@ def serve(
         ``Site.answer``; it runs in the calling thread, one request at a time.
     on_event : callable
         Told in one sentence whenever the connection comes, goes, or is refused.
+    limits : Limits, optional
+        What a request may measure.
+    on_malformed : callable, optional
+        Told why what arrived is no request.
 
     Raises
     ------
@@ -90,7 +96,9 @@ def serve(
         If key, certificate or authority cannot be used.
     """
     keep_buffers()
-    with _Session(connection, answer, stop, on_event, limits or Limits()) as session:
+    accepted = limits or Limits()
+    app = make_app(answer, limits=accepted, on_malformed=on_malformed)
+    with _Session(connection, app, stop, on_event, accepted) as session:
         while not stop.is_set():
             try:
                 session.introduce()
@@ -106,14 +114,14 @@ class _Session:
     """The connection to one coordinator, with its heartbeat."""
 
     def __init__(
-        self, connection: NodeConnection, answer: Answer, stop: threading.Event, on_event: OnEvent, limits: Limits
+        self, connection: NodeConnection, app: ClientApp, stop: threading.Event, on_event: OnEvent, limits: Limits
     ) -> None:
         self._address = connection.address
         self._stop = stop
         self._on_event = on_event
         self._limits = limits
         self._client = FleetClient(connection)
-        self._app = make_app(answer, limits=limits)
+        self._app = app
         self._node: Node | None = None
         self._introducing = threading.Lock()
         self._busy = threading.Event()

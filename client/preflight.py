@@ -18,15 +18,21 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
+from client.approvals import Approvals
+from client.audit_chain import Head
+from client.audit_check import LogCheck, check_log
+from client.audit_log import AuditFiles
 from client.connection import NodeConnection
 from client.identity import load_key
 from client.joining import differing_versions
+from client.kill_switch import require_running
 from client.preflight_finding import Finding, attention, failed, ok, skipped
 from client.preflight_network import check_network
+from client.site_key import SiteKey
 from common.config.loading import digest
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
-from common.errors import StateError
+from common.errors import GateError, StateError
 from common.kit import MANIFEST, KitManifest
 from common.version import VERSION
 
@@ -60,6 +66,7 @@ def check_site(config: SiteConfig, studies: Sequence[StudyConfig]) -> list[Findi
     connection = NodeConnection.of(config.coordinator)
     return [
         *findings,
+        check_approvals(config, studies),
         check_versions(config.coordinator.ca.parent / MANIFEST),
         check_key(connection.node_key),
         check_certificate(connection, config.site),
@@ -74,6 +81,34 @@ def check_studies(site: str, studies: Sequence[StudyConfig]) -> Finding:
     if without:
         return failed(check, f"{', '.join(without)}: {site} is not among its sites", "correct site in site.toml")
     return ok(check, "; ".join(f"{study.name} (SHA-256 {digest(study)[:16]}...)" for study in studies))
+
+
+def check_approvals(config: SiteConfig, studies: Sequence[StudyConfig]) -> Finding:
+    """Did this hospital approve its studies, is its audit log whole, and has it not stopped?"""
+    check = "approvals"
+    try:
+        require_running(config.state)
+        key = SiteKey.of(config)
+        approvals = Approvals(config.site, key)
+        files = AuditFiles.of(config.state, config.gate.head)
+        found = check_log(files, key) if files.log.exists() or files.head.exists() else LogCheck((), (), Head())
+    except GateError as error:
+        return failed(check, str(error), "fedrad site resume, once the reason is gone")
+    except StateError as error:
+        return failed(check, str(error), "make the hospital's key and log readable; fedrad site audit says more")
+    if not found.is_whole:
+        return failed(check, "the audit log was changed or rolled back", "fedrad site audit says where; keep the files")
+    for entry in found.entries:
+        approvals.take(entry)
+    missing = []
+    for study in studies:
+        try:
+            approvals.require(digest(study))
+        except GateError:
+            missing.append(study.name)
+    if missing:
+        return failed(check, f"{', '.join(missing)}: not approved here", "read and sign: fedrad site approve STUDY")
+    return ok(check, f"{len(studies)} signed; audit log of {len(found.entries)} entries, whole")
 
 
 def check_manifest(path: Path) -> Finding:

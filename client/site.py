@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from shutil import rmtree
 from threading import RLock
@@ -95,6 +96,17 @@ class Site:
             except StateError as error:  # a log cannot be written
                 return Refusal(error.code)
             return reply
+
+    def note_malformed(self, error: FedradError) -> None:
+        """Write down that something arrived which is no request at all; its sender got a code.
+
+        Where the logs cannot be written the answer was that code all the same.
+        """
+        with self._one_at_a_time, suppress(StateError):
+            times = self._refusals.count("none", error.code)
+            if is_told(times):
+                self.log.write("malformed", code=error.code, reason=str(error)[:LONGEST_REASON], times=times)
+                self.gate.log.append("refused", study="none", request="none", code=error.code, times=times)
 
     def opened(self, study_digest: str, landmarks: Landmarks = NONE_LEARNED) -> StudyAtSite:
         """An approved study on this site's cases, for those who stand inside the hospital."""

@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, Context, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.clientapp import ClientApp
 
 from client import study_at_site
 from client.approvals import approve, revoke
+from client.flower_app import make_app
 from client.identity import make_identity
 from client.kill_switch import resume, stop
 from client.site import Site
@@ -45,6 +49,7 @@ from common.statistics import encode_query
 from common.statistics.moments import Imputer, MomentQuery
 from common.statistics.table_steps import Keep, encode_steps
 from common.version import versions
+from common.wire import Limits, decode_message, encode_message
 from tests.client.cases import STUDY, row, study, write_case, write_manifest
 
 N_CASES = 12
@@ -491,3 +496,23 @@ def test_everything_that_left_is_in_the_log_with_its_digest(hospital: Hospital):
     assert kinds == ["Welcome", "Prepared", "StatisticSums", "LocalUpdate", "EvaluationSums", "Done"]
     assert [entry["cases"] for entry in hospital.entries("left")] == [0, 0, 8, 8, 4, 0]
     assert all(len(entry["sha256"]) == 64 and entry["bytes"] > 0 for entry in hospital.entries("left"))
+
+
+def test_a_message_that_is_none_is_counted_and_answered_with_a_code(hospital: Hospital):
+    site = hospital.approved()
+    app = make_app(site.answer, on_malformed=site.note_malformed, limits=Limits(array_bytes=1000))
+    big = encode_message(train(parameters=Parameters({"w": np.zeros(1000, dtype=np.float32)}))).record
+    replies = [
+        _reply_of(app, record) for record in (RecordDict(), RecordDict({"message": ConfigRecord({"x": 1})}), big)
+    ]
+    assert [reply.code for reply in replies] == ["message"] * 3
+    assert [entry["request"] for entry in hospital.entries("refused")] == ["none"] * 3
+    assert "1000" in list(site.log.read())[-1]["reason"]
+
+
+def _reply_of(app: ClientApp, record: RecordDict) -> Refusal:
+    metadata = Metadata(1, "", 0, 1, "", "", 0.0, 60.0, "train")
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    reply = decode_message(app(make_message(metadata=metadata, content=record), context).content, Limits())
+    assert isinstance(reply, Refusal)
+    return reply

@@ -80,12 +80,22 @@ def test_approving_says_in_plain_words_what_is_asked_and_what_leaves(home: Path)
         "Model radiomics: trained here for 2 rounds of 1 pass over the training cases, once.",
         "The change of the model's parameters, one training loss, the number of cases.",
         "Nothing leaves that was computed from fewer than 7 cases.",
-        "neither differential privacy nor secure aggregation",
+        "Model updates carry no noise of this hospital",
+        "Statistics and test results are exact sums",
         "the study may be run 3 times with other numbers",
         "Model updates pass this hospital's filters before they leave: clip norm.",
         f"approved: lung {KEY}",
     ):
         assert part in text
+
+
+def test_promises_of_differential_privacy_are_told_with_their_numbers(home: Path):
+    promise = "minimum_cases = 2, sample_level = { target_epsilon = 8, target_delta = 1e-3 }"
+    (home / "study.toml").write_text(STUDY.replace("minimum_cases = 2", promise))
+    text = said(approved(home))
+    assert "noise that is added here: epsilon 8, delta 0.001, over the whole study" in text
+    assert "carry no noise" not in text
+    assert "Statistics and test results are exact sums" in text
 
 
 def test_only_what_was_approved_is_answered(home: Path):
@@ -232,3 +242,21 @@ def test_a_crash_and_a_wrong_clock_are_named_and_are_no_tampering(home: Path):
 
 def test_without_a_log_there_is_nothing_to_audit(home: Path):
     assert "there is no audit log yet" in str(audit(home).exception)
+
+
+def test_a_log_that_was_tampered_with_is_put_aside_and_the_studies_are_approved_again(home: Path):
+    approved(home)
+    log = home / "state" / "audit.jsonl"
+    log.write_bytes(log.read_bytes()[:-700])
+    with pytest.raises(StateError, match="rolled back"):
+        Site(*load_site(home / "site.toml"))
+    done = audit(home, "--begin-anew", "disk was swapped")
+    assert done.exit_code == 0, done.output
+    (aside,) = (home / "state").glob("audit-until-*")
+    assert {path.name for path in aside.iterdir()} == {"audit.jsonl", "audit.key", "audit.head"}
+    assert asked(home) == "study_not_approved"
+    approved(home)
+    assert asked(home) == ""
+    entry = json.loads(log.read_text().splitlines()[1])
+    assert (entry["event"], entry["reason"]) == ("begun_anew", "disk was swapped")
+    assert '"head": "2:' in entry["former_head"]

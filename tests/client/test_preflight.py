@@ -18,6 +18,7 @@ from client.connection import NodeConnection
 from client.fleet_client import Knock, knock
 from client.identity import make_identity
 from client.preflight import (
+    check_approvals,
     check_certificate,
     check_data,
     check_device,
@@ -364,6 +365,24 @@ def test_a_study_that_does_not_name_the_site(tmp_path: Path) -> None:
     assert "small: west is not among its sites" in check_studies("west", [study]).detail
 
 
+def test_approvals(tmp_path: Path) -> None:
+    _, study = write_study(tmp_path)
+    consortium(tmp_path, sites=("east",))
+    (tmp_path / "site.toml").write_text(SITE.format(port=1))
+    config = load(tmp_path / "site.toml", SiteConfig).relative_to(tmp_path)
+    assert check_approvals(config, [study]).advice == "read and sign: fedrad site approve STUDY"
+    assert not config.state.exists()
+    assert fedrad("site", "approve", tmp_path / "small.toml", "--site", tmp_path / "site.toml", "--yes").exit_code == 0
+    assert check_approvals(config, [study]).detail == "1 signed; audit log of 2 entries, whole"
+    (config.state / "STOPPED").touch()
+    assert check_approvals(config, [study]).advice == "fedrad site resume, once the reason is gone"
+    (config.state / "STOPPED").unlink()
+    (config.state / "audit.jsonl").write_text("")
+    assert "changed or rolled back" in check_approvals(config, [study]).detail
+    (config.state / "audit.key").unlink()
+    assert check_approvals(config, [study]).state == "failed"
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 SITE = """
@@ -388,6 +407,10 @@ def test_one_screen_exit_codes_and_no_secret(listening: Listening, monkeypatch: 
     write_study(home)
     site_file = home / "site.toml"
     site_file.write_text(SITE.format(port=listening.federation.port))
+    done = fedrad("site", "preflight", site_file)
+    assert done.exit_code == 1
+    assert "small: not approved here" in " ".join(done.output.split())
+    assert fedrad("site", "approve", home / "small.toml", "--site", site_file, "--yes").exit_code == 0
     done = fedrad("site", "preflight", site_file)
     assert done.exit_code == 0, done.output
     assert "TO DO" not in done.output
