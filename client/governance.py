@@ -41,6 +41,7 @@ from common.messages import (
     Done,
     Evaluate,
     Hello,
+    LocalUpdate,
     Prepare,
     PrivacyEvent,
     Reply,
@@ -130,10 +131,7 @@ class Gate:
         require_running(self.config.state)
         if type(reply) is not ANSWER_OF[type(request)]:
             raise GateError(f"a {type(reply).__name__} is no answer to a {type(request).__name__}")
-        n_cases = getattr(reply, "n_cases", None)
-        minimum = self.minimum_cases(request.study_digest)
-        if n_cases is not None and n_cases < minimum:
-            raise GateError(f"answer from {n_cases} cases, the minimum here is {minimum}", code=Code.SMALL_CELL)
+        self.require_enough_cases(request.study_digest, reply)
         header, arrays = encoded = encode(reply)
         size = encoded_size(encoded)
         if size > self.rules.max_reply_mb * MEGABYTE:
@@ -150,7 +148,7 @@ class Gate:
             reply=type(reply).__name__,
             bytes=size,
             sha256=sha.hexdigest(),
-            cases=n_cases or 0,
+            cases=getattr(reply, "n_cases", None) or 0,
             seconds=round(seconds, 3),
         )
 
@@ -207,6 +205,22 @@ class Gate:
     def minimum_cases(self, study_digest: str) -> int:
         """The larger of the site's and the study's minimum."""
         return max(self.config.minimum_cases, self._studies[study_digest].privacy.minimum_cases)
+
+    def require_enough_cases(self, study_digest: str, reply: object) -> None:
+        """Refuse an answer from fewer cases than the minimum.
+
+        An update under site-level privacy does not say of how many cases it is (it says 1); they were counted before
+        it was trained.
+
+        Raises
+        ------
+        GateError
+            Code ``small_cell``.
+        """
+        withheld = isinstance(reply, LocalUpdate) and self._studies[study_digest].privacy.site_level is not None
+        n_cases, minimum = getattr(reply, "n_cases", None), self.minimum_cases(study_digest)
+        if n_cases is not None and n_cases < minimum and not withheld:
+            raise GateError(f"answer from {n_cases} cases, the minimum here is {minimum}", code=Code.SMALL_CELL)
 
     def _require_kind_and_size(self, request: Request) -> int:
         name = type(request).__name__

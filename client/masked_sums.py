@@ -20,6 +20,7 @@ from client.credentials import Credentials
 from common.codec import message_digest
 from common.config.secure_aggregation import ALL_SITES, SecureAggregationConfig, cohorts, sum_plan
 from common.config.site import SiteConfig
+from common.config.site_level import shared_noise
 from common.config.study import StudyConfig
 from common.errors import GateError, PrivacyError
 from common.journal import JsonLines
@@ -27,6 +28,7 @@ from common.masking_messages import AdvertiseKeys, ConsistencyCheck, MaskedValue
 from common.messages import (
     AskStatistic,
     Evaluate,
+    LocalUpdate,
     MaskedInput,
     MaskingReply,
     MaskingRequest,
@@ -170,7 +172,11 @@ class MaskedSums:
             self._require_not_another(session.study, question, None)
         settings = session.study.privacy.secure_aggregation
         source = SystemNoise() if settings and settings.rounding == "stochastic" else None
-        layout, words = to_words(answer(question), sum_plan(session.study, terms.cohort), source=source)
+        reply, plan = answer(question), sum_plan(session.study, terms.cohort)
+        share = None
+        if isinstance(reply, LocalUpdate) and session.study.privacy.site_level is not None:
+            share = shared_noise(session.study, terms.cohort, size=reply.delta.size).share
+        layout, words = to_words(reply, plan, source=source, share=share)
         session.question = question
         masked = session.site.mask(words, request.sharers)
         return MaskedValues(layout, masked.wide, masked.narrow)

@@ -21,7 +21,7 @@ from client.study_at_site import StudyAtSite
 from common.config.loading import error_code
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
-from common.errors import Code, FedradError, GateError, PrivacyError, StateError
+from common.errors import FedradError, PrivacyError, StateError
 from common.journal import JsonLines
 from common.messages import (
     AskStatistic,
@@ -150,9 +150,7 @@ class Site:
     def _to_be_masked(self, study: PreparedStudy, question: Question) -> Summable:
         """The gate sees masked words alone, so what it asks of an answer is asked here."""
         reply = self._in_the_clear(study, question)
-        minimum = self.gate.minimum_cases(question.study_digest)
-        if reply.n_cases < minimum:
-            raise GateError(f"answer from {reply.n_cases} cases, the minimum is {minimum}", code=Code.SMALL_CELL)
+        self.gate.require_enough_cases(question.study_digest, reply)
         return reply
 
     def _in_the_clear(self, study: PreparedStudy, question: Question) -> Summable:

@@ -50,12 +50,18 @@ def _site_level(results: StudyResults) -> Iterator[str]:
     if config is None:
         return
     spent = epsilon(site_level_cost(results.study), config.target_delta)
+    held = (
+        "It holds against all who see the models and, because each hospital adds its share of the noise under the "
+        "masks, against the coordinator"
+        if results.study.privacy.secure_aggregation is not None
+        else "It holds against all who see the models, not against the coordinator, which sees the updates and adds "
+        "the noise"
+    )
     yield (
         f"Rounds of training have site-level differential privacy: epsilon {spent:.3g} at delta "
         f"{config.target_delta:g} for {protected_rounds(results.study)} rounds. The unit is a hospital's whole data "
-        "set, its update replaced by zeros. It holds against all who see the models, not against the coordinator, "
-        "which sees the updates and adds the noise. Table statistics and evaluations are not covered. No amplification "
-        "by sampling is claimed."
+        f"set, its update replaced by zeros. {held}. Table statistics and evaluations are not covered by it. No "
+        "amplification by sampling is claimed."
     )
     for model, ratio in _ratios(results):
         yield f"{model}: expected length of this noise over the longest that a mean update can be: {ratio:.3g}."

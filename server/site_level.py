@@ -49,7 +49,8 @@ def aggregate(
         Where an update is missing; all that the strategy raises.
     """
     level = site_level_of(study)
-    if level is None or not is_protected(study, course):
+    if level is None or not is_protected(study, course) or study.privacy.secure_aggregation is not None:
+        # a masked sum has its noise from the sites
         return strategy.aggregate(parameters, updates, server)
     found = noisy_mean(
         updates,

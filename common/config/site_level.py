@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,10 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from common.config.fields import Fraction
 from common.config.loading import Check, Frozen, refuse, require
+from common.config.secure_aggregation import sum_plan
 from common.messages import PrivacyEvent
 from common.privacy.central import AdaptiveNorm, SiteLevel
+from common.privacy.discrete_gaussian import DistributedNoise, Shares, distributed_noise
 from common.privacy.ledger import solve_noise_multiplier
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 MEAN_ONLY = ("fedavg", "fedprox", "fedadam", "fedyogi")
 """Strategies that ask for no more than the mean update."""
+
+NOISE_REACH = 12
+"""Standard deviations of a share that fit a masked word beside the update: more does not occur."""
 
 
 class AdaptiveClippingConfig(Frozen):
@@ -106,6 +112,28 @@ def _noise(target_epsilon: float, delta: float, steps: int) -> float:
     return solve_noise_multiplier(target_epsilon=target_epsilon, delta=delta, sampling_rate=1.0, steps=steps)
 
 
+def shared_noise(study: StudyConfig, cohort: Sequence[str], *, size: int) -> DistributedNoise:
+    """Each site's share of the noise in a masked sum of ``size`` numbers: whole with the fewest sites that a sum needs.
+
+    Raises
+    ------
+    ValueError
+        For a study without site-level privacy under secure aggregation.
+    PrivacyError
+        Where the grid of the sum is too coarse.
+    """
+    config, level, secure = study.privacy.site_level, site_level_of(study), study.privacy.secure_aggregation
+    if config is None or level is None or secure is None:
+        raise ValueError(f"study {study.name} has no site-level privacy under secure aggregation")
+    return distributed_noise(
+        noise_multiplier=level.noise_multiplier,
+        clipping_norm=config.clipping_norm,
+        step=sum_plan(study, cohort).grid.step,
+        size=size,
+        shares=Shares(len(cohort), len(cohort) - secure.least(len(cohort))),
+    )
+
+
 def _weights(study: StudyConfig) -> Iterator[str]:
     strategy = study.federated.strategy
     if study.privacy.site_level is None:
@@ -144,10 +172,27 @@ def _no_local(study: StudyConfig) -> Iterator[str]:
         yield "local_only: a hospital's own model is its data set, which site-level privacy is to hide; set it to false"
 
 
+def _masked(study: StudyConfig) -> Iterator[str]:
+    config, secure = study.privacy.site_level, study.privacy.secure_aggregation
+    if config is None or secure is None:
+        return
+    if config.adaptive is not None:
+        yield "privacy.site_level.adaptive: under secure aggregation nobody sees the length of one update"
+    level, needed = site_level_of(study), secure.least(study.n_training)
+    assert level is not None  # there is a config
+    room = config.clipping_norm * (1 + NOISE_REACH * level.noise_multiplier / math.sqrt(needed))
+    if secure.value_bound < room:
+        yield (
+            f"privacy.secure_aggregation.value_bound: {secure.value_bound:g} leaves no room for an update of norm "
+            f"{config.clipping_norm:g} and a share of the noise, expected at least {room:.3g}"
+        )
+
+
 SITE_LEVEL_RULES = (
     Check(("privacy", "federated"), _weights),
     Check(("privacy", "federated", "sites"), _fixed_quorum),
     Check(("privacy", "sites"), _several),
     Check(("privacy", "models"), _no_solved),
     Check(("privacy", "local_only"), _no_local),
+    Check(("privacy", "sites", "models", "split"), _masked),
 )

@@ -10,7 +10,8 @@ Law: without noise, and with updates below the norm, the mean is the mean; and o
 moves the sum by at most the norm.
 
 This keeps a hospital from all who see the model; the coordinator itself sees the updates, and is trusted with them. All
-hospitals take part in each round, so no amplification by sampling is claimed.
+hospitals take part in each round, so no amplification by sampling is claimed. Under secure aggregation the hospitals
+add the noise, in shares (`common.privacy.discrete_gaussian`), and the coordinator need not be trusted.
 
 The norm can follow the updates: `AdaptiveNorm` (Andrew et al. 2021, arXiv:1905.03871) moves it towards a quantile of
 their norms by a noisy count of updates below it, which takes its share of each round's cost.

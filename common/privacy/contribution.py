@@ -24,18 +24,20 @@ import numpy.typing as npt
 
 from common.errors import MessageError, PrivacyError
 from common.messages import AskStatistic, Evaluate, EvaluationSums, LocalUpdate, Question, StatisticSums, Train
+from common.privacy.discrete_gaussian import NoiseShare
 from common.privacy.fixed_point import (
     LIMBS,
     MAX_SITES,
     Bits,
     Grid,
+    Words,
     decode_counts,
     decode_limbs,
     encode_counts,
     encode_limbs,
 )
 from common.privacy.mask_keys import MaskWords
-from common.rng import NoiseSource
+from common.rng import NoiseSource, SystemNoise
 
 Summable = StatisticSums | LocalUpdate | EvaluationSums
 Array = npt.NDArray[np.generic]
@@ -75,13 +77,17 @@ class SumPlan:
         return n_cases if self.weighting == "n_cases" else 1
 
 
-def to_words(reply: Summable, plan: SumPlan, *, source: NoiseSource | None = None) -> tuple[dict[str, str], MaskWords]:
+def to_words(
+    reply: Summable, plan: SumPlan, *, source: NoiseSource | None = None, share: NoiseShare | None = None
+) -> tuple[dict[str, str], MaskWords]:
     """Layout and words of one site's answer.
 
     Parameters
     ----------
     source : NoiseSource, optional
         For stochastic rounding of the delta; to the nearest where it is not given.
+    share : NoiseShare, optional
+        Of the noise in the sum of the deltas, from the system's entropy.
 
     Raises
     ------
@@ -93,6 +99,8 @@ def to_words(reply: Summable, plan: SumPlan, *, source: NoiseSource | None = Non
         flat = reply.delta.flatten()
         _require_bounds(flat, reply.n_cases, plan)
         delta = plan.grid.encode(flat * plan.weight(reply.n_cases), source=source)
+        if share is not None:
+            delta = _with_noise(delta, plan, share)
         wide.append(encode_limbs(np.array([reply.n_cases * reply.train_loss])))
         narrow = delta if plan.bits == 32 else delta[:0]
         wide += [delta] if plan.bits == 64 else []
@@ -163,6 +171,16 @@ def _require_bounds(delta: npt.NDArray[np.float64], n_cases: int, plan: SumPlan)
             f"{n_outside} of {delta.size} values of the update lie outside value_bound = {plan.value_bound:g}, the "
             f"largest is {largest:g}; nothing is cut off: train with a smaller step, or agree on a larger bound"
         )
+
+
+def _with_noise(delta: Words, plan: SumPlan, share: NoiseShare) -> Words:
+    """Words of the noisy values, which have to be within the bound as others do."""
+    signed = delta.view(np.int32 if plan.bits == 32 else np.int64).astype(np.int64)
+    noisy = share.add(signed, SystemNoise())
+    largest = float(np.abs(noisy).max(initial=0)) * plan.grid.step
+    if largest > plan.grid.bound:
+        raise PrivacyError(f"a noisy value of {largest:g} does not fit value_bound = {plan.value_bound:g}")
+    return noisy.astype(delta.dtype)
 
 
 def _encoded(name: str, array: Array, plan: SumPlan) -> npt.NDArray[np.uint64]:

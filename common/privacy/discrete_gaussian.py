@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from common.errors import PrivacyError
 from common.messages import PrivacyEvent
+from common.privacy.ledger import gaussian
 from common.rng import NoiseSource
 
 Integers = npt.NDArray[np.int64]
@@ -30,8 +31,11 @@ Vector = npt.NDArray[np.float64]
 LARGEST_VARIANCE = 2**52
 """In squared steps of the grid; beyond it products of the sampler would not fit 64 bits."""
 
-DISTRIBUTED = "distributed_gaussian"
-"""`PrivacyEvent.mechanism` of noise in shares: its bound is of concentrated, not of Gaussian, differential privacy."""
+DRAWN_VARIANCE = 2**40
+"""Of a share, in squared multiples of the grid: finer noise would be no better."""
+
+LEAST_SHARE = 16
+"""Below it a sum of shares is not close enough to one Gaussian to be counted as that."""
 
 _BITS = 53
 _CLOSE = 2.0**-45
@@ -165,10 +169,67 @@ class Shares:
         return -(-total // self.needed)
 
 
-def noised_share(values: Integers, *, variance: int, shares: Shares, source: NoiseSource) -> Integers:
-    """One site's grid values (n,) with its share of noise of ``variance`` in the sum over the sites."""
-    own = shares.variance(variance)
-    return values + discrete_gaussian(values.size, variance=own, source=source).reshape(values.shape)
+@dataclass(frozen=True)
+class NoiseShare:
+    """What one site adds to its numbers on a grid.
+
+    Parameters
+    ----------
+    shift : int
+        Values are rounded to multiples of ``2**shift`` steps first, and so is the noise: on a grid that is much finer
+        than the noise the last bits are not worth drawing.
+    variance : int
+        Of the site's share, in squared multiples.
+    """
+
+    shift: int
+    variance: int
+
+    def add(self, values: Integers, source: NoiseSource) -> Integers:
+        """The rounded values (n,) with noise."""
+        noise = discrete_gaussian(values.size, variance=self.variance, source=source).reshape(values.shape)
+        return ((values + (1 << self.shift >> 1) >> self.shift) + noise) << self.shift
+
+
+@dataclass(frozen=True)
+class DistributedNoise:
+    """The noise of a sum on a grid, divided between sites, and what its release costs."""
+
+    share: NoiseShare
+    cost: PrivacyEvent
+
+
+def distributed_noise(
+    *, noise_multiplier: float, clipping_norm: float, step: float, size: int, shares: Shares
+) -> DistributedNoise:
+    """Shares that give a sum of vectors of L2 norm ``clipping_norm`` the noise of ``noise_multiplier``.
+
+    Parameters
+    ----------
+    step : float
+        Of the grid, in the unit of the norm.
+    size : int
+        Numbers of the vector. Rounding to the grid and to its multiples moves each by at most one multiple.
+
+    Raises
+    ------
+    PrivacyError
+        Where the grid is too coarse for noise of this width.
+    """
+    shift = 0
+    while True:
+        sensitivity = clipping_norm / (step * 2**shift) + math.sqrt(size)
+        total = math.ceil((noise_multiplier * sensitivity) ** 2)
+        if shares.variance(total) <= DRAWN_VARIANCE:
+            break
+        shift += 1
+    share = NoiseShare(shift, shares.variance(total))
+    if share.variance < LEAST_SHARE:
+        raise PrivacyError(
+            f"a share of noise of {math.sqrt(share.variance):.2g} steps of the grid: it is too coarse for this norm"
+        )
+    cost = distributed_cost(size=size, sensitivity=sensitivity, variance=total, shares=shares)
+    return DistributedNoise(share, cost)
 
 
 def distributed_cost(*, size: int, sensitivity: float, variance: int, shares: Shares) -> PrivacyEvent:
@@ -186,7 +247,8 @@ def distributed_cost(*, size: int, sensitivity: float, variance: int, shares: Sh
     Returns
     -------
     PrivacyEvent
-        With the noise multiplier ``1 / e`` of a mechanism of ``e^2 / 2``-concentrated differential privacy.
+        A Gaussian of noise multiplier ``1 / e``, where the sum has ``e^2 / 2``-concentrated differential privacy: equal
+        in every Renyi order. From shares of `LEAST_SHARE` up it is one Gaussian but for less than 1e-60.
     """
     own = shares.variance(variance)
     if own < 1:
@@ -194,4 +256,4 @@ def distributed_cost(*, size: int, sensitivity: float, variance: int, shares: Sh
     gap = 10.0 * sum(math.exp(-2 * math.pi**2 * own * k / (k + 1)) for k in range(1, shares.n_sites))
     ratio = sensitivity / math.sqrt(shares.needed * own)
     cost = min(math.sqrt(ratio**2 + gap * size / 2), ratio + gap * math.sqrt(size))
-    return PrivacyEvent(DISTRIBUTED, 1 / cost, 1.0, 1)
+    return gaussian(1 / cost)

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config.site_level import protected_rounds, site_level_cost, site_level_of
+from common.arrays import Parameters
+from common.config.secure_aggregation import sum_plan
+from common.config.site_level import protected_rounds, shared_noise, site_level_cost, site_level_of
 from common.config.study import StudyConfig
-from common.errors import Code, ConfigError, FederationError
+from common.errors import Code, ConfigError, FederationError, PrivacyError
 from common.messages import LocalUpdate, Refusal, Reply, Request, Train
+from common.privacy.contribution import from_words, to_words
 from common.privacy.ledger import epsilon
+from common.privacy.mask_keys import MaskWords
 from server.site_level import NORM
 from server.training import TrainingState
 from tests.server.memory_sites import MemorySite, final_digests, members, run, study
@@ -125,11 +129,50 @@ def test_a_norm_that_the_study_does_not_have_is_refused_by_the_site(tmp_path: Pa
     assert reply.code == Code.MESSAGE
 
 
+SECURE = ("minimum_cases = 1", "minimum_cases = 1, secure_aggregation = { value_bound = 40 }")
+NO_EXTERNAL = (', { name = "x", role = "external" }', "")
+
+
+def test_under_masks_the_mean_of_the_clipped_updates_comes_back_with_the_noise_of_the_shares():
+    """From words to words, without the cryptography between, which is exact."""
+    noisy = "site_level = { clipping_norm = 0.5, noise_multiplier = 2, target_delta = 1e-3"
+    of = protected_study(noisy, SECURE, NO_EXTERNAL)
+    size, cohort = 20_000, of.training_sites
+    found = shared_noise(of, cohort, size=size)
+    assert found.cost.noise_multiplier == pytest.approx(2.0, rel=1e-6)
+    plan = sum_plan(of, cohort)
+    start = Parameters({"w": np.zeros(size)})
+    values = np.zeros((3, size))
+    values[:, :4] = [[0.1, 0.2, 0.3, 0], [0.1, -0.2, 0.1, 0], [0.1, 0, 0.2, 0.3]]
+    words = [to_words(LocalUpdate("m", 1, 1, Parameters({"w": row}), 0.0), plan, share=found.share) for row in values]
+    total = MaskWords(words[0][1].wide.copy(), words[0][1].narrow.copy())
+    for _, more in words[1:]:
+        total.add(more)
+    question = Train("d", 0, "m", 1, start)
+    mean = from_words(question, words[0][0], total, plan, n_included=3)
+    assert isinstance(mean, LocalUpdate)
+    noise = mean.delta.flatten() - values.mean(axis=0)
+    assert mean.n_cases == 3
+    assert noise.std() == pytest.approx(2 * 0.5 / 3, rel=0.03)
+    assert abs(noise.mean()) < 5 * 0.34 / np.sqrt(size)
+
+
+def test_a_noisy_value_beyond_the_bound_is_refused():
+    of = protected_study(LEVEL, SECURE, NO_EXTERNAL)
+    share = shared_noise(of, of.training_sites, size=10).share
+    narrow = replace(sum_plan(of, of.training_sites), value_bound=0.0001)
+    update = LocalUpdate("m", 1, 1, Parameters({"w": np.zeros(10)}), 0.0)
+    with pytest.raises(PrivacyError, match="does not fit value_bound"):
+        to_words(update, narrow, share=replace(share, variance=2**52, shift=8))
+
+
 @pytest.mark.parametrize(
     ("level", "changes", "reason"),
     [
         (LEVEL, [('weighting = "uniform"', 'weighting = "n_cases"')], 'needs weighting = "uniform"'),
         (LEVEL, [("federated = { ", "federated = { quorum = 2, ")], "needs all 3 training sites in each round, got 2"),
+        (LEVEL + ", adaptive = {}", [SECURE], "nobody sees the length of one update"),
+        (LEVEL, [(SECURE[0], SECURE[1].replace("40", "1"))], "leaves no room for an update of norm 0.5 and a share"),
         (LEVEL, [("local_only = false", "local_only = true")], "local_only: a hospital's own model"),
         (LEVEL + ", noise_multiplier = 1", [], "give either noise_multiplier or target_epsilon"),
         ("site_level = { clipping_norm = 1, target_delta = 1e-3", [], "give either noise_multiplier or target_epsilon"),

@@ -9,11 +9,12 @@ from scipy import stats
 from common.errors import PrivacyError
 from common.privacy.discrete_gaussian import (
     LARGEST_VARIANCE,
+    NoiseShare,
     Shares,
     bernoulli_exp,
     discrete_gaussian,
     distributed_cost,
-    noised_share,
+    distributed_noise,
 )
 from common.rng import SystemNoise
 
@@ -95,15 +96,32 @@ def test_noise_of_a_study_differs_from_draw_to_draw():
 
 
 @pytest.mark.parametrize(("n_sites", "tolerated", "dropped"), [(5, 0, 0), (5, 2, 2), (5, 2, 0)])
-def test_the_sum_of_the_shares_has_the_promised_variance_without_those_who_may_drop_out(n_sites, tolerated, dropped):
+@pytest.mark.parametrize("shift", [0, 3])
+def test_the_sum_of_the_shares_has_the_promised_variance_without_those_who_may_drop_out(
+    n_sites, tolerated, dropped, shift
+):
     n, variance, shares = 40_000, 900, Shares(n_sites, tolerated)
-    values = np.arange(n, dtype=np.int64)
+    values = np.arange(n, dtype=np.int64) - n // 2
+    share = NoiseShare(shift, shares.variance(variance))
     present = n_sites - dropped
-    total = sum(noised_share(values, variance=variance, shares=shares, source=SOURCE) for _ in range(present))
-    noise = total - present * values
+    parts = [share.add(values, SOURCE) for _ in range(present)]
+    assert all((part % 2**shift == 0).all() for part in parts)
+    noise = (sum(parts) - present * values) / 2**shift
     expected = variance * present / (n_sites - tolerated)
-    assert abs(noise.var() / expected - 1) < 5 * math.sqrt(2 / n)
+    assert abs(noise.mean()) < 0.51 * present  # of rounding to multiples
+    assert abs(noise.var() / expected - 1) < 5 * math.sqrt(2 / n) + 0.01
     assert noise.var() > variance * (1 - 5 * math.sqrt(2 / n))
+
+
+def test_noise_of_a_norm_covers_rounding_and_its_cost_is_the_asked_one():
+    for step in (1e-6, 1e-9, 1e-13):
+        found = distributed_noise(noise_multiplier=1.3, clipping_norm=0.5, step=step, size=10_000, shares=Shares(6, 2))
+        std = math.sqrt(found.share.variance * 4) * step * 2**found.share.shift
+        assert 1.3 * 0.5 <= std < 1.3 * 0.5 * 1.01
+        assert found.cost.mechanism == "gaussian"
+        assert found.cost.noise_multiplier == pytest.approx(1.3, rel=1e-6)
+    with pytest.raises(PrivacyError, match="too coarse"):
+        distributed_noise(noise_multiplier=1.3, clipping_norm=0.5, step=1.0, size=1, shares=Shares(6, 2))
 
 
 def test_shares_that_nobody_adds_are_refused():
