@@ -82,6 +82,8 @@ def _leaves(study: StudyConfig) -> Iterator[str]:
     kinds = ["Prepared", "StatisticSums", "LocalUpdate", "EvaluationSums"]
     if all(entry.solved is not None for entry in study.models):
         kinds.remove("LocalUpdate")
+    if study.privacy.secure_aggregation is not None:
+        kinds = ["Prepared", "KeysAdvertised", "SharesSealed", "MaskedValues", "Consistent", "Unmasked"]
     yield from (WHAT_LEFT[kind] for kind in kinds)
     if study.evaluation.subgroups:
         columns = ", ".join(entry.column for entry in study.evaluation.subgroups)

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.approval_text import explain_study
 from client.site import Site
 from common.arrays import Parameters
 from common.config.loading import digest
 from common.config.secure_aggregation import ALL_SITES
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
-from common.errors import Code
+from common.errors import Code, GateError
 from common.journal import JsonLines
-from common.messages import AskStatistic, Evaluate, Hello, Refusal, Train, Welcome
+from common.messages import AskStatistic, Evaluate, Hello, Refusal, StatisticSums, Train, Welcome
 from common.version import versions
 from server.checkpoint import CheckpointStore, Unit
 from server.opening import open_run
@@ -174,3 +175,18 @@ def test_a_hospital_without_certificate_says_so_at_once(masked, east):
     assert reply.code == Code.STATE
     (line,) = JsonLines(east.state / "log.jsonl").read()
     assert "masked sums need the key and certificate that [coordinator] of site.toml names" in line["reason"]
+
+
+def test_the_gate_asks_for_enough_cases_before_the_masks(masked, east):
+    site = Site(east, [masked[1]], secret="")
+    asked = digest(masked[1])
+    with pytest.raises(GateError, match="answer from 1 cases, the minimum here is 2"):
+        site.gate.require_enough_cases(asked, StatisticSums(1, {}))
+    site.gate.require_enough_cases(asked, StatisticSums(2, {}))
+
+
+def test_what_a_hospital_approves_says_that_answers_leave_under_masks(masked, east):
+    said = " ".join(sentence for chapter in explain_study(masked[1], east) for sentence in chapter.sentences)
+    assert "An answer under masks: random numbers until all hospitals' masks cancel in the sum." in said
+    assert "The study demands secure aggregation" in said
+    assert "The change of the model's parameters" not in said
