@@ -125,10 +125,17 @@ def _promises(study: StudyConfig) -> Iterator[str]:
             f"Statistics and test results are differentially private, by noise that is added here: epsilon "
             f"{sums.target_epsilon:g}, delta {sums.target_delta:g}, over the whole study."
         )
-    said = {"minimum_cases", "sample_level", "statistics"}
+    if privacy.secure_aggregation is not None:
+        least = privacy.secure_aggregation.least(study.n_training)
+        yield (
+            f"Answers about cases leave under masks: the coordinator reads sums over at least {least} of "
+            f"{study.n_training} training hospitals, and no answer of one."
+        )
+    said = {"minimum_cases", "sample_level", "statistics", "secure_aggregation"}
     further = {name: value for name, value in privacy.model_dump(mode="json").items() if name not in said and value}
     yield from (f"The study sets {name.replace('_', ' ')}: {_said(value)}." for name, value in further.items())
-    if privacy.sample_level is None and any(entry.solved is None for entry in study.models):
+    bare = privacy.sample_level is None and privacy.secure_aggregation is None
+    if bare and any(entry.solved is None for entry in study.models):
         yield "Model updates carry no noise of this hospital: an expert who sees one may infer something about cases."
     if privacy.statistics is None:
         yield "Statistics and test results are exact sums: many of them together may tell something about cases."

@@ -188,5 +188,5 @@ def test_the_gate_asks_for_enough_cases_before_the_masks(masked, east):
 def test_what_a_hospital_approves_says_that_answers_leave_under_masks(masked, east):
     said = " ".join(sentence for chapter in explain_study(masked[1], east) for sentence in chapter.sentences)
     assert "An answer under masks: random numbers until all hospitals' masks cancel in the sum." in said
-    assert "The study demands secure aggregation" in said
+    assert "reads sums over at least 3 of 3 training hospitals, and no answer of one" in said
     assert "The change of the model's parameters" not in said
