@@ -40,7 +40,7 @@ def init(
     from client.identity import REQUEST_FILE, make_identity
 
     make_identity(folder, site=site, key_file=key_file)
-    Console(soft_wrap=True).print(
+    Console(soft_wrap=True, emoji=False).print(
         f"send {folder / REQUEST_FILE} to the coordinator; with the kit that comes back: "
         f"fedrad site join KIT --keys {folder}",
         highlight=False,
@@ -113,7 +113,7 @@ def check(
     Exit code 1 where a case is left out, so that a script can notice.
     """
     config, studies = load_site(site_file)
-    console = Console()
+    console = Console(emoji=False)
     excluded = 0
     for study in studies:
         prepared = _prepare(config, study, console)
@@ -133,14 +133,14 @@ def extract(
 ) -> None:
     """Extract the radiomics and clinical table of the first approved study into a local CSV."""
     config, studies = load_site(site_file)
-    prepared = _prepare(config, studies[0], Console())
+    prepared = _prepare(config, studies[0], Console(emoji=False))
     data = prepared.opened(prepared.landmarks).data
     table = data.features.beside(data.clinical)
     import pandas as pd
 
     frame = pd.DataFrame(table.values, columns=list(table.names), index=pd.Index(table.case_ids, name="case_id"))
     frame.to_csv(out)
-    Console().print(f"{table.n_cases} cases x {table.n_features} features: {out}", highlight=False)
+    Console(emoji=False).print(f"{table.n_cases} cases x {table.n_features} features: {out}", highlight=False)
 
 
 @site_app.command()
@@ -160,7 +160,7 @@ def start(site_file: SiteFile) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     site = Site(config, studies)
-    console = Console()
+    console = Console(emoji=False)
     for study in studies:
         if digest(study) not in site.gate.approvals.held:
             console.print(

@@ -63,7 +63,7 @@ def approvals(site_file: SiteFile = Path("site.toml")) -> None:
     held = Approvals(config.site, SiteKey.of(config))
     for entry in _check(config).entries:
         held.take(entry)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     for approval in held.held.values():
         console.print(f"{approval.name}  {approval.study}  {approval.time[:16]}  {approval.by}", markup=False)
     console.print(f"{len(held.held)} approved studies of site {config.site}")
@@ -91,7 +91,8 @@ def revoke_approval(
         raise StateError(f"no approved study {study}; approved: {known}")
     for entry in meant:
         revoke(log, entry.study, reason=reason)
-        Console(soft_wrap=True, highlight=False).print(f"revoked: {entry.name} {entry.study}", markup=False)
+        console = Console(soft_wrap=True, highlight=False, emoji=False)
+        console.print(f"revoked: {entry.name} {entry.study}", markup=False)
 
 
 @governance_app.command()
@@ -104,7 +105,7 @@ def stop(
 
     config = load_site_alone(site_file)
     stop_site(config.state, reason=reason)  # first of all: a damaged log must not keep anybody from stopping
-    Console().print(f"site {config.site} is stopped; fedrad site resume ends that", highlight=False)
+    Console(emoji=False).print(f"site {config.site} is stopped; fedrad site resume ends that", highlight=False)
     _log(config).append("stopped", durable=True, reason=reason[:500])
 
 
@@ -117,7 +118,7 @@ def resume(site_file: SiteOption = Path("site.toml")) -> None:
     _log(config).append("resumed", durable=True)
     stopped = resume_site(config.state)
     told = "answers again" if stopped else "had not stopped"
-    Console().print(f"site {config.site} {told}", highlight=False)
+    Console(emoji=False).print(f"site {config.site} {told}", highlight=False)
 
 
 @governance_app.command()
@@ -143,7 +144,7 @@ def ledger(site_file: SiteFile = Path("site.toml")) -> None:
             "\n".join(readable_bytes(study.sizes[kind]) for kind in kinds),
             study.last[:16],
         )
-    console = Console()
+    console = Console(emoji=False)
     console.print(table, highlight=False)
     for line in _spent_privacy(config):
         console.print(line, highlight=False, soft_wrap=True, markup=False)

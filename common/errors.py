@@ -11,6 +11,7 @@
     ├── GateError          the hospital's own rules refuse the request
     ├── MessageError       something that arrived is not a valid message
     ├── FederationError    a site or the coordinator did not answer in time, or answered with a failure
+    ├── AbortedError       a person ended the study
     └── StateError         a file that fedrad keeps (checkpoint, ledger, cache) is damaged or of another study
 
 Each carries a ``code``. The sentence is for the person at the machine where it was raised; only the code may leave a
@@ -138,6 +139,12 @@ class MessageError(FedradError):
 
 class FederationError(FedradError):
     """A site or the coordinator did not answer in time, or answered with a failure."""
+
+    default_code = Code.FEDERATION
+
+
+class AbortedError(FedradError):
+    """A person ended the study; nothing is wrong with it."""
 
     default_code = Code.FEDERATION
 

@@ -63,6 +63,26 @@ class JsonLines:
                 if line.endswith(b"\n") and isinstance(content, dict):
                     yield content
 
+    def read_from(self, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """Whole lines from a byte offset on, and the offset behind them: how a reader follows a growing file."""
+        if not self.path.exists():
+            return [], 0
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(offset if offset <= size else 0)
+            content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            end = file.tell() - len(content) + len(whole)
+        lines = []
+        for line in whole.splitlines():
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue  # cut short by a crash
+            if isinstance(value, dict):
+                lines.append(value)
+        return lines, end
+
     def _append(self, line: bytes) -> bool:
         """True where the whole line was written."""
         handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)

@@ -10,14 +10,15 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.live import Live
 
 from server.authority_cli import authority_app
+from server.control_cli import control_app
 
 coordinator_app = typer.Typer(
     no_args_is_help=True, help="The coordinator: certificates, studies, their state and their reports."
 )
 coordinator_app.add_typer(authority_app)
+coordinator_app.add_typer(control_app)
 
 Home = Annotated[Path, typer.Option(help="Folder of the authority, as made by [b]init[/].")]
 Listen = Annotated[str, typer.Option(help="Address and port that hospitals reach, for example 0.0.0.0:9443.")]
@@ -37,7 +38,7 @@ def run(
     from server.progress import StudyProgress
     from server.service import open_federation, run_once
 
-    console = Console()
+    console = Console(emoji=False)
     _stop_on_signals()
     progress = StudyProgress(console)
     opened = open_run(study, out, resume=resume, listener=progress.show)
@@ -47,45 +48,26 @@ def run(
 
 
 @coordinator_app.command()
-def start(home: Home, listen: Listen) -> None:
+def start(
+    home: Home,
+    listen: Listen,
+    approval: Annotated[bool, typer.Option(help="A study waits in the queue until somebody approves it.")] = False,
+) -> None:
     """Stay connected with the hospitals and run every study that is put into HOME/queue, one after the other.
 
     A study that was interrupted goes on where it was. Finished files move to HOME/done, failed ones to HOME/failed.
     """
+    from server.queue import StudyQueue
     from server.service import open_federation, serve_queue
 
-    console = Console()
+    console = Console(emoji=False)
     stop = _stop_on_signals()
 
     def tell(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
     with open_federation(home, listen, tell=tell) as federation:
-        serve_queue(home, federation, stop=stop, tell=tell)
-
-
-@coordinator_app.command()
-def status(
-    folder: RunFolder,
-    follow: Annotated[bool, typer.Option(help="Keep showing until the study has finished.")] = False,
-) -> None:
-    """Show phase, sites, who is awaited and how far each model is."""
-    from common.journal import JsonLines
-    from server.opening import JOURNAL_FILE, require_run
-    from server.status import StudyStatus, status_view
-
-    require_run(folder)
-    journal = JsonLines(folder / JOURNAL_FILE)
-    console = Console()
-    current = StudyStatus.of(journal.read())
-    if not follow:
-        console.print(status_view(current))
-        return
-    with Live(status_view(current), console=console, auto_refresh=False) as live:
-        while not current.finished:
-            threading.Event().wait(1.0)
-            current = StudyStatus.of(journal.read())
-            live.update(status_view(current), refresh=True)
+        serve_queue(StudyQueue(home, approval=approval), federation, stop=stop, tell=tell)
 
 
 @coordinator_app.command()
@@ -94,7 +76,7 @@ def report(folder: RunFolder) -> None:
     from server.opening import require_run
 
     require_run(folder)
-    _report(folder, Console())
+    _report(folder, Console(emoji=False))
 
 
 def _report(folder: Path, console: Console) -> None:

@@ -6,7 +6,7 @@ Every question of the study goes through `Conversation`, so that bytes, refusals
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from common.errors import Code, FederationError
@@ -16,11 +16,14 @@ from common.messages import (
     ANSWER_OF,
     AskStatistic,
     Evaluate,
+    EvaluationSums,
     Landmarks,
+    LocalUpdate,
     Prepare,
     Refusal,
     Reply,
     Request,
+    StatisticSums,
     Train,
 )
 
@@ -89,6 +92,7 @@ class Conversation:
         """
         completed = {id(request): self._complete(request) for request in requests.values()}
         requests = {site: completed[id(request)] for site, request in requests.items()}  # equal ones stay one object
+        self._say_who_is_asked(requests, phase)
         for answer in self.federation.ask(requests, deadline_s=deadline_s):
             reply = answer.reply
             if not isinstance(reply, Refusal) and type(reply) is not ANSWER_OF[type(requests[answer.site])]:
@@ -175,6 +179,10 @@ class Conversation:
             return replace(request, landmarks=self.landmarks)
         return request
 
+    def _say_who_is_asked(self, requests: Mapping[str, Request], phase: str) -> None:
+        rounds = {request.round_number for request in requests.values() if isinstance(request, Train)}
+        self.journal.write("asked", phase=phase, sites=",".join(sorted(requests)), round_number=max(rounds, default=0))
+
     def _record(self, answer: Answer, request: Request, reply: Reply, phase: str, course: str) -> None:
         self.journal.write(
             "answer",
@@ -188,6 +196,9 @@ class Conversation:
             bytes_up=answer.bytes_up,
             seconds=round(answer.seconds, 3),
         )
+        of = "training" if isinstance(reply, LocalUpdate) else "statistics"
+        for event in reply.privacy if isinstance(reply, LocalUpdate | StatisticSums | EvaluationSums) else ():
+            self.journal.write("privacy", site=answer.site, of=of, **asdict(event))
 
 
 def _course_at(site: str, course: CourseOf) -> str:

@@ -6,20 +6,28 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from common.config.loading import digest, load
 from common.config.study import StudyConfig
-from common.errors import FederationError, FedradError
+from common.errors import AbortedError, FederationError, FedradError
+from common.messages import Done, Finish
+from server.control import ControlledFederation, StudyControl
+from server.conversation import Conversation
 from server.coordinator import CoordinatorSettings, FlowerFederation
 from server.courses import groups_of
 from server.opening import StudyRun, open_run
 from server.provisioning import Authority
+from server.queue import DONE, FAILED, RUNS, QueuedStudy, StudyQueue
 from server.report import write_report
 from server.results import load_results, write_tables
 from server.study import run_study
 
-QUEUE, RUNS, DONE, FAILED = "queue", "runs", "done", "failed"
 POLL_S = 1.0
+FAREWELL_S = 10.0
+"""For the hospitals of an aborted study to hear of it."""
+
+Listener = Callable[[dict[str, Any]], None]
 
 
 def open_federation(home: Path, listen: str, *, tell: Callable[[str], None]) -> FlowerFederation:
@@ -36,46 +44,99 @@ def open_federation(home: Path, listen: str, *, tell: Callable[[str], None]) -> 
 def run_once(opened: StudyRun, federation: FlowerFederation) -> None:
     """Wait for the study's hospitals and run it to its end; what it finds out is in its folder.
 
+    It heeds the run's control file (`server.control`); how it ended stands in the journal.
+
     Raises
     ------
     FederationError
         Naming the hospitals that did not connect in the study's ``join_deadline_s``, and all of `run_study`.
+    AbortedError
+        If a person ended the study, now or before.
     """
-    study = opened.study
-    sites = [site.name for site in study.sites]
+    control = StudyControl(opened.folder)
+    control.require_not_aborted()
+    try:
+        _run(opened, federation, control)
+    except AbortedError:
+        _tell_sites(opened, federation)
+        opened.journal.write("aborted", by=control.order().by)
+        raise
+    except FedradError as error:
+        opened.journal.write("failed", code=str(error.code), text=str(error))
+        raise
+
+
+def _run(opened: StudyRun, federation: FlowerFederation, control: StudyControl) -> None:
+    study, journal = opened.study, opened.journal
+
+    def waiting(text: str) -> None:
+        control.require_not_aborted()
+        journal.write("note", text=text)
+
     deadline = study.federated.join_deadline_s
-    missing = federation.wait_for(
-        sites, deadline_s=deadline, on_event=lambda text: opened.journal.write("note", text=text)
-    )
+    missing = federation.wait_for([site.name for site in study.sites], deadline_s=deadline, on_event=waiting)
     if missing:
         raise FederationError(f"not connected after {deadline:g} s: {', '.join(missing)}")
-    run_study(study, federation, groups=groups_of(study), store=opened.store, journal=opened.journal)
+    controlled = ControlledFederation(federation, control, journal)
+    run_study(study, controlled, groups=groups_of(study), store=opened.store, journal=journal)
+
+
+def _tell_sites(opened: StudyRun, federation: FlowerFederation) -> None:
+    """The hospitals that are connected hear that the study is over, so that they release its memory."""
+    study_digest = digest(opened.study)
+    connected = set(federation.sites()) & {site.name for site in opened.study.sites}
+    finish = dict.fromkeys(sorted(connected), Finish(study_digest, "aborted"))
+    conversation = Conversation(federation, opened.journal, study_digest)
+    for _ in conversation.ask(finish, Done, deadline_s=FAREWELL_S, phase="finish"):
+        pass
 
 
 def serve_queue(
-    home: Path, federation: FlowerFederation, *, stop: threading.Event, tell: Callable[[str], None]
+    queue: StudyQueue,
+    federation: FlowerFederation,
+    *,
+    stop: threading.Event,
+    tell: Callable[[str], None],
+    follow: Callable[[Path], None] = lambda folder: None,
+    listener: Listener | None = None,
 ) -> None:
-    """Run every study file in ``home/queue``, by name, until stopped; a run that was cut off goes on where it was."""
-    for name in (QUEUE, RUNS, DONE, FAILED):
-        (home / name).mkdir(exist_ok=True)
-    tell(f"waiting for study files in {home / QUEUE}")
+    """Run every study of the queue that is due, by name, until stopped; a run that was cut off goes on where it was.
+
+    Parameters
+    ----------
+    follow : callable
+        Told the folder of each run before it begins.
+    listener : callable, optional
+        Handed every journal line of every run.
+    """
+    queue.create()
+    tell("waiting for study files in the queue")
     while not stop.wait(POLL_S):
-        for file in sorted((home / QUEUE).glob("*.toml")):
-            folder = FAILED
-            try:
-                tell(f"{file.name}: report in {_run_queued(home, file, federation)}")
-                folder = DONE
-            except FedradError as error:
-                tell(f"{file.name}: {error}")
-            file.replace(home / folder / file.name)
+        due = queue.due()  # asked again after each study: an approval may have come meanwhile
+        if not due:
+            continue
+        folder = FAILED
+        try:
+            _run_queued(queue.home, due[0], federation, follow, listener)
+            tell(f"{due[0].file.name}: done, its report is written")
+            folder = DONE
+        except FedradError as error:
+            tell(f"{due[0].file.name}: {error}")
+        due[0].file.replace(queue.home / folder / due[0].file.name)
 
 
-def _run_queued(home: Path, file: Path, federation: FlowerFederation) -> Path:
-    study = load(file, StudyConfig)
+def _run_queued(
+    home: Path,
+    entry: QueuedStudy,
+    federation: FlowerFederation,
+    follow: Callable[[Path], None],
+    listener: Listener | None,
+) -> None:
+    study = load(entry.file, StudyConfig)
     folder = home / RUNS / f"{study.name}-{digest(study)[:12]}"
-    opened = open_run(file, folder, resume=folder.exists())
+    opened = open_run(entry.file, folder, resume=folder.exists(), listener=listener)
+    follow(folder)
     run_once(opened, federation)
     results = load_results([folder])
     write_tables(results, folder)
     write_report(results, folder / "report.html")
-    return folder / "report.html"

@@ -1,39 +1,90 @@
-"""What a study is doing, read from its journal: phase, sites, who is awaited, how far each model is."""
+"""What a study is doing, read from its journal: the one source of the terminal's status, the web page and the metrics.
+
+A journal line that is not known changes nothing, so that an older journal is read as far as it goes.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from rich.console import Group as Lines
-from rich.table import Table
-from rich.text import Text
+from common.data_flow_words import readable_bytes
+from common.messages import PrivacyEvent
+
+RECENT = 200
+"""Lines of the log that are kept for the page."""
+
+State = Literal["not started", "running", "paused", "aborted", "failed", "finished"]
+Level = Literal["info", "warning", "error"]
+Curve = tuple[str, str, int]
+"""Model, course, fold."""
 
 
 @dataclass
 class SiteStatus:
-    """One site's traffic so far."""
+    """One site's traffic so far.
+
+    Parameters
+    ----------
+    awaited : str
+        Phase in which it was silent and is asked again.
+    codes : counter of error codes
+    prepared : (done, listed)
+    privacy : mapping of "training" or "statistics" to events
+    """
 
     last_answer: str = ""
     bytes_down: int = 0
     bytes_up: int = 0
-    refused: int = 0
     awaited: str = ""
+    codes: Counter[str] = field(default_factory=Counter)
+    prepared: tuple[int, int] | None = None
+    privacy: dict[str, list[PrivacyEvent]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def refused(self) -> int:
+        return self.codes.total()
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A journal line in words."""
+
+    time: str
+    level: Level
+    text: str
 
 
 @dataclass
 class StudyStatus:
-    """What the journal's lines add up to."""
+    """What the journal's lines add up to.
+
+    Parameters
+    ----------
+    asked : tuple of str
+        Sites whose answer to the present question is not taken in yet.
+    curves : mapping of (model, course, fold) to points (round, training loss)
+    phase_seconds : mapping of phase to seconds, without the present one's
+    """
 
     name: str = ""
     digest: str = ""
+    state: State = "not started"
     phase: str = "not started"
+    round_number: int = 0
+    began: str = ""
     since: str = ""
-    finished: bool = False
-    sites: dict[str, SiteStatus] = field(default_factory=dict)
-    rounds: dict[tuple[str, str, int], tuple[int, int, float]] = field(default_factory=dict)
+    last: str = ""
+    by: str = ""
+    asked: tuple[str, ...] = ()
+    sites: dict[str, SiteStatus] = field(default_factory=lambda: defaultdict(SiteStatus))
+    rounds: dict[Curve, tuple[int, int, float]] = field(default_factory=dict)
+    curves: dict[Curve, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    phase_seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    recent: deque[LogLine] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     @classmethod
     def of(cls, lines: Iterable[Mapping[str, Any]]) -> StudyStatus:
@@ -42,52 +93,129 @@ class StudyStatus:
             status.take(line)
         return status
 
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will be written, unless the study is started again."""
+        return self.state in ("finished", "aborted", "failed")
+
     def take(self, line: Mapping[str, Any]) -> None:
         """Add one journal line; lines of other kinds change nothing."""
-        event = line["event"]
-        if event == "study":
-            self.name, self.digest, self.finished = line["name"], line["digest"], False
-        elif event == "answer":
-            self._answer(line)
-        elif event == "awaited":
-            self.sites.setdefault(line["site"], SiteStatus()).awaited = line["phase"]
-        elif event == "round":
-            key = (line["model"], line["course"], line["fold"])
-            self.rounds[key] = (line["round_number"], line["rounds"], line["train_loss"])
-        elif event == "finished":
-            self.finished, self.phase, self.since = True, "finished", line["time"]
+        take = _TAKERS.get(line["event"])
+        if take is not None:
+            take(self, line)
+        self.last = line["time"]
+        told = sentence(line)
+        if told is not None:
+            self.recent.append(LogLine(line["time"], *told))
+
+    def _study(self, line: Mapping[str, Any]) -> None:
+        self.name, self.digest, self.state = line["name"], line["digest"], "running"
+        self.began = self.began or line["time"]
+        self.asked = ()
+
+    def _asked(self, line: Mapping[str, Any]) -> None:
+        self._enter(line["phase"], line["time"])
+        self.round_number = line["round_number"]
+        self.asked = tuple(line["sites"].split(","))
 
     def _answer(self, line: Mapping[str, Any]) -> None:
-        if line["phase"] != self.phase:
-            self.phase, self.since = line["phase"], line["time"]
-        site = self.sites.setdefault(line["site"], SiteStatus())
+        self._enter(line["phase"], line["time"])
+        site = self.sites[line["site"]]
         site.bytes_down += line["bytes_down"]
         site.bytes_up += line["bytes_up"]
-        site.refused += bool(line["code"])
+        if line["code"]:
+            site.codes[line["code"]] += 1
         if line["code"] != "site_silent":
             site.last_answer, site.awaited = line["time"], ""
+        self.asked = tuple(name for name in self.asked if name != line["site"])
+
+    def _awaited(self, line: Mapping[str, Any]) -> None:
+        self.sites[line["site"]].awaited = line["phase"]
+
+    def _preparing(self, line: Mapping[str, Any]) -> None:
+        self.sites[line["site"]].prepared = (line["done"], line["listed"])
+
+    def _privacy(self, line: Mapping[str, Any]) -> None:
+        event = PrivacyEvent(line["mechanism"], line["noise_multiplier"], line["sampling_rate"], line["steps"])
+        self.sites[line["site"]].privacy[line["of"]].append(event)
+
+    def _round(self, line: Mapping[str, Any]) -> None:
+        key = (line["model"], line["course"], line["fold"])
+        self.rounds[key] = (line["round_number"], line["rounds"], line["train_loss"])
+        self.curves[key][line["round_number"]] = line["train_loss"]
+
+    def _paused(self, line: Mapping[str, Any]) -> None:
+        self.state, self.by, self.asked = "paused", line["by"], ()
+
+    def _resumed(self, line: Mapping[str, Any]) -> None:
+        self.state, self.by = "running", line["by"]
+
+    def _ended(self, line: Mapping[str, Any]) -> None:
+        self.state, self.asked = line["event"], ()
+        self.by = line.get("by", "")
+        self._enter(self.state, line["time"])
+
+    def _enter(self, phase: str, time: str) -> None:
+        if phase == self.phase:
+            return
+        if self.since:
+            self.phase_seconds[self.phase] += _seconds(self.since, time)
+        self.phase, self.since, self.round_number = phase, time, 0
 
 
-def status_view(status: StudyStatus) -> Lines:
-    """The status as a person reads it in a terminal."""
-    head = Text.assemble(
-        ("study ", "bold"), f"{status.name} {status.digest[:12]}   ", ("phase ", "bold"), f"{status.phase}"
-    )
-    if status.since:
-        head.append(f" since {_clock(status.since)}")
-    sites = Table("site", "last answer", "waiting for it", "received", "sent", "refusals", title="sites")
-    for name, site in sorted(status.sites.items()):
-        down, up = _size(site.bytes_down), _size(site.bytes_up)
-        sites.add_row(name, _clock(site.last_answer), site.awaited or "-", down, up, str(site.refused))
-    models = Table("model", "trained by", "fold", "round", "training loss", title="training")
-    for (model, course, fold), (done, total, loss) in sorted(status.rounds.items()):
-        models.add_row(model, course, str(fold + 1), f"{done} of {total}", f"{loss:.4f}")
-    return Lines(head, sites, models)
+_TAKERS = {
+    "study": StudyStatus._study,
+    "asked": StudyStatus._asked,
+    "answer": StudyStatus._answer,
+    "awaited": StudyStatus._awaited,
+    "preparing": StudyStatus._preparing,
+    "privacy": StudyStatus._privacy,
+    "round": StudyStatus._round,
+    "paused": StudyStatus._paused,
+    "resumed": StudyStatus._resumed,
+    "finished": StudyStatus._ended,
+    "aborted": StudyStatus._ended,
+    "failed": StudyStatus._ended,
+}
+WISHES = {"run": "resume", "pause": "pause", "abort": "abort"}
 
 
-def _clock(moment: str) -> str:
-    return datetime.fromisoformat(moment).astimezone().strftime("%H:%M:%S") if moment else "-"
+def sentence(line: Mapping[str, Any]) -> tuple[Level, str] | None:
+    """A journal line in words, and how much it matters; None for lines that only count."""
+    match line["event"]:
+        case "study":
+            return "info", f"study {line['name']} ({line['digest'][:12]}) started with {line['sites']} sites"
+        case "round":
+            where = f"{line['model']}, {line['course']}" + (f", fold {line['fold'] + 1}" if line["fold"] else "")
+            done = f"round {line['round_number']} of {line['rounds']}"
+            return "info", f"{where}: {done} complete, {line['sites']} sites, loss {line['train_loss']:.4f}"
+        case "answer" if line["code"]:
+            size = readable_bytes(line["bytes_down"])
+            return "warning", f"{line['site']} answered {line['request']} with {line['code']} (sent to it: {size})"
+        case "awaited":
+            return "warning", f"{line['site']} was silent in {line['phase']} and is asked again"
+        case "note":
+            return "info", str(line["text"])
+        case "evaluated" | "solved":
+            return "info", f"{line['model']}, {line['course']}: {line['event']}"
+        case "table":
+            return "info", f"{line['course']}: table learned"
+        case "dropped":
+            return "warning", "features that some site lacks were dropped"
+        case "control":
+            return "warning", f"{line['by']} asks to {WISHES[line['wish']]} the study"
+        case "paused" | "resumed" | "aborted":
+            return "warning", f"the study is {line['event']}" + (f" ({line['by']})" if line["by"] else "")
+        case "failed":
+            return "error", f"the study failed: {line['text']}"
+        case "finished":
+            return "info", "the study has finished"
+    return None
 
 
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
+def _seconds(start: str, end: str) -> float:
+    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())

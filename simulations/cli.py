@@ -44,7 +44,7 @@ def demo(
     """
     from simulations.demo import run_demo
 
-    run_demo(out, overwrite=overwrite, console=Console())
+    run_demo(out, overwrite=overwrite, console=Console(emoji=False))
 
 
 @app.command()
@@ -73,7 +73,7 @@ def simulate(
         baselines=baselines,
         threads=threads,
         processes=processes,
-        console=Console(),
+        console=Console(emoji=False),
     )
 
 
@@ -113,10 +113,10 @@ def main() -> None:
     try:
         app()
     except FedradError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
+        Console(stderr=True, soft_wrap=True, emoji=False).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(_exit_code(error))
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
+        Console(stderr=True, emoji=False).print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
 
 

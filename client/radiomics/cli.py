@@ -62,7 +62,7 @@ def extract(
     cache: Annotated[Path | None, typer.Option(help="Folder of finished rows; default: OUT with .cache.")] = None,
 ) -> None:
     """Extract features."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     try:
         settings = settings_from(preset)
         if roi is not None:

@@ -32,7 +32,7 @@ def robustness(
 
     Exit code 1 where a case could not be measured; its reason is printed.
     """
-    console = Console()
+    console = Console(emoji=False)
     listed = read_cases(cases)
     settings = settings_from(preset)
     config = load(perturbed_by, RobustnessConfig) if perturbed_by else RobustnessConfig()

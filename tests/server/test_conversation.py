@@ -118,7 +118,8 @@ def test_a_site_that_breaks_or_does_not_exist_is_silent_and_the_others_go_on(tmp
 def test_every_answer_is_in_the_journal_with_its_bytes(tmp_path: Path):
     conversation = talk(tmp_path, {site: Scripted(welcome(site)) for site in SITES})
     insist(conversation)
-    lines = list(JsonLines(tmp_path / "events.jsonl").read())
+    asked, *lines = JsonLines(tmp_path / "events.jsonl").read()
+    assert (asked["event"], asked["phase"], asked["sites"]) == ("asked", "hello", ",".join(SITES))
     assert [(line["event"], line["site"], line["request"], line["reply"]) for line in lines] == [
         ("answer", site, "Hello", "Welcome") for site in SITES
     ]
@@ -133,7 +134,8 @@ def test_every_answer_is_noted_under_its_course(tmp_path: Path):
     courses = {site: f"local-{site}" for site in SITES}
     list(conversation.ask(requests, Done, deadline_s=1, phase="finish", course=courses))
     list(conversation.ask(requests, Done, deadline_s=1, phase="finish", course="federated"))
-    noted = [(line["site"], line["course"]) for line in JsonLines(tmp_path / "events.jsonl").read()]
+    lines = JsonLines(tmp_path / "events.jsonl").read()
+    noted = [(line["site"], line["course"]) for line in lines if line["event"] == "answer"]
     assert noted == [*courses.items(), *((site, "federated") for site in SITES)]
 
 
