@@ -1,7 +1,7 @@
 """The study report: one HTML file that needs no other file, no network and no script.
 
-Sections: what came out, each model, cases, data flow, how to repeat the study. The texts live in the template, the
-numbers come from `server.scoring` and `server.record`; nothing is measured here.
+Sections: what came out, each model, cases, data flow, privacy, how to repeat the study. The texts live in the template,
+the numbers come from `server.scoring` and `server.record`; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from server.figures import LineStyle, course_style
 from server.record import UNASSIGNED, SiteCases, StudyResults
 from server.report_models import model_sections
 from server.report_overview import columns, course_label, headline_rows, headline_scale, reading_notes, warnings
-from server.report_privacy import privacy_notes
 from server.report_table import table_section
+from server.report_training_privacy import privacy_section
 from server.scoring import headline_label
 
 
@@ -72,7 +72,7 @@ def _content(results: StudyResults) -> Mapping[str, object]:
         "columns": columns(results),
         "scale": headline_scale(results),
         "headline": headline_rows(results),
-        "notes": (*reading_notes(results.study), *privacy_notes(results)),
+        "notes": reading_notes(results.study),
         "legend": _legend(results),
         "models": model_sections(results),
         "table": table_section(results),
@@ -84,6 +84,7 @@ def _content(results: StudyResults) -> Mapping[str, object]:
         "flows": hospital_flows(results),
         "refusals": refusals(results),
         "absences": _absences(results),
+        "privacy": privacy_section(results),
     }
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from server.checkpoint import write_atomic
 from server.courses import FEDERATED, LOCAL, POOLED
+from server.privacy_costs import training_costs
 from server.record import StudyResults
 from server.scoring import CaseSet, Result, Score, Undefined, case_sets, headline_label, measures, score
 
@@ -153,6 +154,7 @@ def _content(results: StudyResults, rows: list[dict[str, Any]]) -> dict[str, Any
         "cases": [{**asdict(site), "adds_up": site.adds_up} for site in results.cases],
         "measures": rows,
         "trainings": [asdict(training) for training in results.trainings],
+        "privacy": [cost.to_json() for cost in training_costs(results)],
         "flows": [asdict(flow) for flow in results.flows],
         "waits": [asdict(wait) for wait in results.waits],
     }

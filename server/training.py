@@ -13,10 +13,10 @@ import numpy.typing as npt
 from common.arrays import Parameters
 from common.compression import Compressor
 from common.config.study import StudyConfig, StudyModel
-from common.errors import Code, FederationError, MessageError, StateError
+from common.errors import Code, FederationError, MessageError, PrivacyError, StateError
 from common.messages import LocalUpdate, PrivacyEvent, TableStep, Train
 from common.models import initial_parameters
-from common.privacy.ledger import event_from_json, event_to_json
+from common.privacy.ledger import event_from_json, event_to_json, require_known
 from common.rng import derived_seed
 from common.statistics.table_steps import Step, columns_after, encode_steps
 from common.strategies import ServerState, Strategy
@@ -225,7 +225,9 @@ def _aggregated(
 ) -> TrainingState:
     """The state after a round; updates are aggregated as they are handed out, one at a time."""
     compressor = study.federated.compression.build()
-    collected = _Collected(entry.name, round_number, before.parameters, compressor)
+    # a sum under masks says nothing of each hospital's cost, which the hospital's own ledger holds
+    is_private = study.privacy.sample_level is not None and study.privacy.secure_aggregation is None
+    collected = _Collected(entry.name, round_number, before.parameters, compressor, is_private=is_private)
     try:
         updates = collected.updates(answers)
         parameters, server = aggregate(study, course, strategy, before.parameters, updates, before.server)
@@ -250,12 +252,19 @@ class _Collected:
     """Passes updates on to the strategy one at a time and remembers who sent what, and who sent nothing of use."""
 
     def __init__(
-        self, model: str, round_number: int, parameters: Parameters, compressor: Compressor | None = None
+        self,
+        model: str,
+        round_number: int,
+        parameters: Parameters,
+        compressor: Compressor | None = None,
+        *,
+        is_private: bool = False,
     ) -> None:
         self.model = model
         self.round_number = round_number
         self._plain = reader(compressor, parameters)
         self._layout = parameters.layout
+        self._is_private = is_private
         self.history: list[SiteRound] = []
         self.absent: list[str] = []
 
@@ -282,8 +291,20 @@ class _Collected:
         """Why an update cannot be used, in a word; empty where it can."""
         if update.round_number != self.round_number:
             return "late"
+        if self._is_private and not _is_accounted_for(update):
+            return str(Code.PRIVACY)
         fits = update.model == self.model and update.delta.layout == self._layout
         return "" if fits and update.delta.all_finite() else str(Code.MESSAGE)
+
+
+def _is_accounted_for(update: LocalUpdate) -> bool:
+    """True where an update says what it cost, in events that the ledger knows."""
+    try:
+        for event in update.privacy:
+            require_known(event)
+    except PrivacyError:
+        return False
+    return len(update.privacy) > 0
 
 
 def _require_quorum(collected: _Collected, quorum: int) -> None:

@@ -88,7 +88,7 @@ def test_every_kind_of_study_has_a_whole_page(tmp_path, choices):
     _, text = report(tmp_path, **choices)
     outline = Outline(text)
     assert [attributes["id"] for attributes in outline.all("section")] == [
-        "results", "model-radiomics", "cases", "flow", "repeat",
+        "results", "model-radiomics", "cases", "flow", "privacy", "repeat",
     ]  # fmt: skip
 
 
