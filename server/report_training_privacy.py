@@ -78,7 +78,7 @@ def _sentences(study: StudyConfig) -> Iterator[str]:
             "and evaluation rest on exact sums of the cases, which the small-cell rule protects and no noise does."
         )
     else:
-        yield "The epsilon of training comes on top of that of statistics: for a case in both, epsilons and deltas add up."
+        yield "The epsilon of training comes on top of that of statistics: both add up for a case that is in both."
     if study.privacy.secure_aggregation is not None:
         yield "Updates were added up under masks, so the cost of each hospital stands in its own ledger and not here."
     yield (
