@@ -31,6 +31,9 @@ Encoded = tuple[bytes, list[Array]]
 ALLOWED_DTYPES = ("<f8", "<f4", "<f2", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b1")
 MAX_HEADER_BYTES = 16 << 20
 MAX_ARRAYS = 4096
+MAX_ITEMS = 1 << 18
+"""Commas and brackets of a header: each may stand for a Python object, which is many times larger."""
+
 MAX_INT = 2**63
 MAX_DIGITS = 20
 MAX_VALUES = 2**40
@@ -75,6 +78,8 @@ def decode(header: bytes, arrays: Sequence[Array]) -> Message:
     """
     if len(header) > MAX_HEADER_BYTES or len(arrays) > MAX_ARRAYS:
         raise MessageError(f"message with {len(header)} header bytes and {len(arrays)} arrays is too large")
+    if sum(map(header.count, (b",", b"[", b"{"))) > MAX_ITEMS:
+        raise MessageError(f"message header of more than {MAX_ITEMS} items")
     for array in arrays:
         if array.dtype.str not in ALLOWED_DTYPES:
             raise MessageError(f"array of dtype {array.dtype.str}, expected one of {', '.join(ALLOWED_DTYPES)}")

@@ -33,6 +33,12 @@ RAW = "raw"
 CHUNK_BYTES = 5 << 20
 """Size in which Flower cuts an array (``FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE``; a contract test compares)."""
 
+MAX_HEAD_BYTES = 1 << 19
+"""Of an object's list of children: 65 bytes each."""
+
+MAX_JSON_BYTES = 1 << 17
+"""Of an object's description in JSON: names and chunk numbers."""
+
 FIXED_OBJECTS = 5
 """Message, RecordDict, ConfigRecord, ArrayRecord and Array: what a message is besides its chunks."""
 
@@ -195,6 +201,8 @@ def _object(objects: Mapping[str, bytes], object_id: object, kind: str) -> tuple
     content = objects.get(object_id) if isinstance(object_id, str) else None
     if content is None:
         raise MessageError(f"object of type {kind} is missing")
+    if content.find(b"\x00", 0, MAX_HEAD_BYTES) < 0:
+        raise MessageError("object has no head, or a very long one")
     try:
         found, children, length = get_object_head_values_from_object_content(content)
     except ValueError as error:
@@ -206,6 +214,8 @@ def _object(objects: Mapping[str, bytes], object_id: object, kind: str) -> tuple
 
 
 def _json_mapping(body: memoryview) -> dict[str, Any]:
+    if len(body) > MAX_JSON_BYTES:
+        raise MessageError(f"object describes itself in {len(body)} bytes, at most {MAX_JSON_BYTES} are accepted")
     try:
         found = json.loads(bytes(body))
     except (ValueError, RecursionError) as error:

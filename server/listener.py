@@ -50,6 +50,15 @@ HANDLERS: Mapping[str, Handler] = {
 
 PROTOBUF, JSON = PROTOBUF_MEDIA_TYPE.encode(), b"application/json"
 MAX_BODY_BYTES = CHUNK_BYTES + (1 << 20)
+MAX_OTHER_BYTES = 1 << 18
+"""Of a body that carries no chunk: protobuf may make many objects of few bytes."""
+
+BYTES_AN_OBJECT = 128
+"""More than an object takes in the tree of a reply."""
+
+MAX_DIGITS = 12
+"""Of a content-length."""
+
 BODY_S = 300.0
 """Seconds in which a whole body must come: 20 KB/s for the largest."""
 
@@ -57,7 +66,8 @@ PIECE_BYTES = 256 << 10
 """A response goes out in pieces, each when the one before has left: OpenSSL keeps a buffer of the largest for as long
 as the connection lives."""
 
-TRANSFERS = (PREFIX + "push-object", PREFIX + "pull-object")
+PUSH_OBJECT = PREFIX + "push-object"
+TRANSFERS = (PUSH_OBJECT, PREFIX + "pull-object")
 PARALLEL_TRANSFERS = 16
 """Chunks that are on their way at the same time, in or out; the others wait in the network. Bounds memory."""
 
@@ -100,6 +110,7 @@ class FleetListener:
         self._state = state
         self._admission = admission
         self._max_objects = max_objects
+        self._other_bytes = max(MAX_OTHER_BYTES, BYTES_AN_OBJECT * max_objects)
         self._on_refused = on_refused
         self._body_s = body_s
         self._long_poll_s = long_poll_s
@@ -144,12 +155,13 @@ class FleetListener:
         """The body; or what to reply instead of reading on; or None where the peer is gone."""
         too_large = Reply(413, b'{"detail":"Request body is too large"}', close=True)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+        most = MAX_BODY_BYTES if scope["path"] == PUSH_OBJECT else self._other_bytes
+        if not declared.isdigit() or len(declared) > MAX_DIGITS or int(declared) > most:
             return too_large
         pieces: list[bytes] = []
         try:
             async with asyncio.timeout(self._body_s):
-                while sum(map(len, pieces)) <= MAX_BODY_BYTES:
+                while sum(map(len, pieces)) <= most:
                     event = await receive()
                     if event["type"] != "http.request":
                         return None
