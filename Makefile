@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-secure-aggregation bench-deploy bench-compression bench-memory fuzz bundle hosts
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-compression bench-memory fuzz bundle hosts
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -44,6 +44,9 @@ bench-statistics: $(STAMP)
 
 bench-secure-aggregation: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.secure_aggregation
+
+bench-private-statistics: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.private_statistics
 
 bench-deploy: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.deploy

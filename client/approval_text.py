@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from common.config.loading import digest
 from common.config.site import SiteConfig
+from common.config.site_level import SiteLevelConfig, site_level_cost
 from common.config.study import StudyConfig
 from common.data_flow_words import WHAT_LEFT
+from common.privacy.ledger import epsilon
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ def _promises(study: StudyConfig) -> Iterator[str]:
             f"Answers about cases leave under masks: the coordinator reads sums over at least {least} of "
             f"{study.n_training} training hospitals, and no answer of one."
         )
-    said = {"minimum_cases", "sample_level", "statistics", "secure_aggregation"}
+    if privacy.site_level is not None:
+        yield _site_level(study, privacy.site_level)
+    said = {"minimum_cases", "sample_level", "statistics", "secure_aggregation", "site_level"}
     further = {name: value for name, value in privacy.model_dump(mode="json").items() if name not in said and value}
     yield from (f"The study sets {name.replace('_', ' ')}: {_said(value)}." for name, value in further.items())
     bare = privacy.sample_level is None and privacy.secure_aggregation is None
@@ -139,6 +143,17 @@ def _promises(study: StudyConfig) -> Iterator[str]:
         yield "Model updates carry no noise of this hospital: an expert who sees one may infer something about cases."
     if privacy.statistics is None:
         yield "Statistics and test results are exact sums: many of them together may tell something about cases."
+
+
+def _site_level(study: StudyConfig, config: SiteLevelConfig) -> str:
+    spent = epsilon(site_level_cost(study), config.target_delta)
+    cost = f"epsilon {spent:.3g}, delta {config.target_delta:g}, over all rounds"
+    if study.privacy.secure_aggregation is not None:
+        return f"Every hospital adds its share of noise that hides a whole hospital's part in a model: {cost}."
+    return (
+        "The coordinator adds noise that hides a whole hospital's part in a model from all who see the model, not from "
+        f"the coordinator itself: {cost}."
+    )
 
 
 def _said(value: object) -> str:

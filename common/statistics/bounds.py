@@ -21,7 +21,7 @@ from common.statistics.quantiles import CountQuery
 from common.tables import FeatureTable
 
 LARGEST_POWER, SMALLEST_POWER = 40, -30
-"""Powers of two between which the size of a value is looked for: 1e-9 to 1e12."""
+"""Powers of two between which the size of a value is looked for, by factors of four: 1e-9 to 1e12."""
 
 PIECES = 16
 """Bins of the second histogram, within the range that the first one found."""
@@ -100,7 +100,7 @@ class Limits:
 def learned_bounds(names: Sequence[str], *, noise_std: float) -> Procedure[Bounds]:
     """Ranges that hold most values of each column, from two private histograms.
 
-    The first has a bin for each sign and power of two, the second divides what the first found into `PIECES`. A few
+    The first has a bin for each sign and power of four, the second divides what the first found into `PIECES`. A few
     cases at each end are clipped, the more the smaller the cohort; a column that varies little about a large number
     gets a range about it.
 
@@ -115,7 +115,7 @@ def learned_bounds(names: Sequence[str], *, noise_std: float) -> Procedure[Bound
         Where no bin of a column stands out of the noise, by name: too few cases for this epsilon.
     """
     names = tuple(names)
-    powers = 2.0 ** np.arange(SMALLEST_POWER, LARGEST_POWER + 1)
+    powers = 2.0 ** np.arange(SMALLEST_POWER, LARGEST_POWER + 1, 2)
     edges = np.concatenate([-powers[::-1], [0.0], powers])
     low, high = yield from _filled(names, np.tile(edges, (len(names), 1)), noise_std)
     pieces = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, PIECES + 1)

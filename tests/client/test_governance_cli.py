@@ -98,6 +98,17 @@ def test_promises_of_differential_privacy_are_told_with_their_numbers(home: Path
     assert "Statistics and test results are exact sums" in text
 
 
+def test_site_level_privacy_is_told_with_whom_it_holds_against(home: Path):
+    promise = "minimum_cases = 2, site_level = { clipping_norm = 1, target_epsilon = 8, target_delta = 1e-3 }"
+    uniform = 'federated = { strategy = { kind = "fedavg", weighting = "uniform" } }'
+    (home / "study.toml").write_text(
+        STUDY.replace("privacy = { minimum_cases = 2 }", f"privacy = {{ {promise} }}\n{uniform}")
+    )
+    text = said(approved(home))
+    assert "not from the coordinator itself: epsilon 8, delta 0.001, over all rounds" in text
+    assert "carry no noise of this hospital" in text
+
+
 def test_only_what_was_approved_is_answered(home: Path):
     assert asked(home) == "study_not_approved"
     assert site_command(home, "approve", home / "study.toml", answer="n\n").exit_code != 0
