@@ -108,6 +108,50 @@ def supervise(
     raise typer.Exit(supervise(command, policy, tell).code)
 
 
+@app.command()
+def audit(
+    out: Annotated[Path, typer.Argument(help="Folder of a finished fedrad simulate run.")],
+    data: Annotated[Path, typer.Option(help="Folder that the study's image patterns start from.")],
+    attacks: Annotated[
+        str, typer.Option(help="Comma-separated: membership, inversion, statistics, canaries.")
+    ] = "membership,inversion,statistics,canaries",
+    models: Annotated[str, typer.Option(help="Comma-separated names of trained models; empty: all.")] = "",
+    what_if: Annotated[
+        str, typer.Option(help="Also measure under: differential-privacy, secure-aggregation (comma-separated).")
+    ] = "",
+    shadows: Annotated[int, typer.Option(min=8, help="Shadow models for each model and protection.")] = 32,
+    victims: Annotated[int, typer.Option(min=1, help="Updates that are inverted for each batch size.")] = 6,
+    batches: Annotated[str, typer.Option(help="Cases of an inverted update, comma-separated.")] = "1,4,8",
+    steps: Annotated[int, typer.Option(min=1, help="Optimisation steps of one inversion.")] = 400,
+    canary_trials: Annotated[int, typer.Option(min=100, help="Trainings with and without the canary.")] = 1000,
+    attribute: Annotated[
+        str, typer.Option(help="COLUMN=VALUE of the manifest whose share is inferred; empty: the outcome's last class.")
+    ] = "",
+    processes: Annotated[int, typer.Option(min=1, help="Attacks that run at the same time.")] = 2,
+) -> None:
+    """Attack what a simulated study lets out: membership, inversion, statistics, canaries; with a release gate.
+
+    [dim]fedrad audit out --data images --what-if secure-aggregation[/]
+    """
+    from simulations.audit.audit import run_audit
+    from simulations.audit.plan import read_plan
+
+    plan = read_plan(
+        attacks=attacks,
+        models=models,
+        what_if=what_if,
+        shadows=shadows,
+        victims=victims,
+        batches=batches,
+        steps=steps,
+        canary_trials=canary_trials,
+        attribute=attribute,
+        processes=processes,
+    )
+    if not run_audit(out, data, plan, console=Console()):
+        raise typer.Exit(EXIT_FAILED)
+
+
 def main() -> None:
     """Entry point: errors that fedrad raises on purpose are sentences on standard error, with an exit code a kind."""
     try:

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from common.config.loading import Frozen
 from common.config.private_statistics import PrivateStatisticsConfig
+from common.config.release_gate import ReleaseGateConfig
 from common.config.secure_aggregation import SecureAggregationConfig
 from common.config.site_level import SiteLevelConfig
 
@@ -53,6 +54,8 @@ class PrivacyConfig(Frozen):
         The coordinator sees sums over hospitals and nothing of one; absent: it sees each hospital's answers.
     site_level : SiteLevelConfig, optional
         Differential privacy of a hospital's whole data set in the rounds of training.
+    release_gate : ReleaseGateConfig, optional
+        What ``fedrad audit`` may find at most.
     """
 
     minimum_cases: PositiveInt = 5
@@ -60,3 +63,4 @@ class PrivacyConfig(Frozen):
     sample_level: SampleLevelConfig | None = None
     secure_aggregation: SecureAggregationConfig | None = None
     site_level: SiteLevelConfig | None = None
+    release_gate: ReleaseGateConfig | None = None

@@ -1,0 +1,173 @@
+"""Gradient inversion: from what a hospital's update gives away back to the patches that it was computed on.
+
+Legend: ``B`` cases, ``C`` channels, ``D H W`` voxels, ``K`` components of the prior.
+
+The attacker looks for patches whose gradient points where the hospital's did (Geiping et al. 2020, "Inverting
+gradients", equation 4; here the cosine distance layer by layer, so that early layers, which see voxels, count as much
+as the head). Over free voxels that fails on this network, whose pooling over the ROI and the maximum forget where
+things lie: noise fits the gradient as well as anatomy. So patches are sought among what anatomy looks like: principal
+components of patches that the attacker holds, for example of hospitals of its own (the generative prior of Jeon et al.
+2021, "Gradient inversion with generative image prior", in its linear form), with a standard normal prior on their
+coefficients. The search starts at those of the attacker's own patches whose gradient fits best.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from client.training.loop import Task, reproducible
+from client.training.optimisers import Adam
+from simulations.audit.similarity import Patch
+
+PRIOR_WEIGHT = 0.01
+"""Of the mean squared coefficient beside a cosine distance; larger ones pull to the mean image."""
+LEARNING_RATE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """What the attacker knows of such images.
+
+    Parameters
+    ----------
+    mean : Tensor, shape (C, D, H, W)
+    components : Tensor, shape (K, C * D * H * W)
+        Principal directions, each scaled to its standard deviation.
+    examples : Tensor, shape (n, K)
+        Coefficients of the attacker's own patches.
+    """
+
+    mean: Tensor
+    components: Tensor
+    examples: Tensor
+
+    def patches(self, coefficients: Tensor) -> Tensor:
+        """Patches (B, C, D, H, W) of coefficients (B, K), within the values that patches have."""
+        flat = self.mean.flatten() + coefficients @ self.components
+        return flat.reshape(-1, *self.mean.shape).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """Patches that explain an update.
+
+    Parameters
+    ----------
+    patches : ndarray of float32, shape (B, C, D, H, W)
+        In no order that means anything.
+    distance : float
+        Mean cosine distance of the layers' gradients that is left.
+    """
+
+    patches: Patch
+    distance: float
+
+
+def learn_prior(patches: npt.NDArray[np.float32], *, n_components: int = 128, seed: int = 0) -> Prior:
+    """Principal components of patches (n, C, D, H, W) and their mirror images.
+
+    Raises
+    ------
+    ValueError
+        Where there are fewer than two patches.
+    """
+    if len(patches) < 2:
+        raise ValueError(f"a prior needs at least 2 patches, got {len(patches)}")
+    examples = _mirrored(torch.from_numpy(patches))
+    mean = examples.mean(dim=0)
+    centred = (examples - mean).flatten(1)
+    generator = torch.Generator().manual_seed(seed)
+    width = min(n_components, *centred.shape)
+    sketch = centred @ torch.randn(centred.shape[1], min(2 * width, *centred.shape), generator=generator)
+    for _ in range(3):  # power iterations (Halko, Martinsson and Tropp 2011, algorithm 4.4)
+        sketch = torch.linalg.qr(centred @ (centred.T @ sketch)).Q
+    _, values, directions = torch.linalg.svd(sketch.T @ centred, full_matrices=False)
+    kept = values[:width] > 1e-5 * values[0]
+    spread = values[:width][kept] / len(examples) ** 0.5
+    components = directions[:width][kept]
+    return Prior(mean, components * spread[:, None], (centred @ components.T) / spread)
+
+
+def gradients(module: nn.Module, task: Task, images: Tensor, table: Tensor | None, targets: Tensor) -> list[Tensor]:
+    """The gradient of the mean loss, one tensor a parameter, that can itself be differentiated."""
+    loss = task.loss(module(images, table), targets).mean()
+    return list(torch.autograd.grad(loss, list(module.parameters()), create_graph=True))
+
+
+def invert(
+    module: nn.Module,
+    task: Task,
+    observed: Sequence[Tensor],
+    targets: Tensor,
+    prior: Prior,
+    *,
+    table: Tensor | None = None,
+    steps: int = 400,
+    starts: int = 240,
+    seed: int = 0,
+) -> Reconstruction:
+    """Patches whose gradient points along ``observed``.
+
+    Parameters
+    ----------
+    module : nn.Module
+        With the parameters that the hospital was sent.
+    observed : sequence of Tensor
+        The hospital's gradient, one tensor a parameter of the module.
+    targets : Tensor, shape (B, ...)
+        The outcomes, which the attacker is taken to know: at one case the sign of the head's gradient tells them.
+    table : Tensor, shape (B, F), optional
+        Of a model that also reads a table.
+    steps, starts : int
+        Optimisation steps, and guesses among the attacker's own patches that the best is taken of.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    module.eval()
+
+    def distance(coefficients: Tensor) -> Tensor:
+        return _distance(gradients(module, task, prior.patches(coefficients), table, targets), observed)
+
+    with reproducible():
+        start = _best_start(prior, len(targets), starts, distance, generator)
+        sought = nn.Parameter(start.clone())
+        optimiser = Adam([sought])
+        best, best_distance = start, float("inf")
+        for step in range(steps):
+            sought.grad = None
+            left = distance(sought)
+            if float(left.detach()) < best_distance:
+                best, best_distance = sought.detach().clone(), float(left.detach())
+            objective = left + PRIOR_WEIGHT * sought.square().mean()
+            (sought.grad,) = torch.autograd.grad(objective, [sought])
+            optimiser.step(LEARNING_RATE * 0.5 * (1 + np.cos(np.pi * step / steps)))
+        last = float(distance(sought).detach())
+    chosen, left_over = (sought.detach(), last) if last <= best_distance else (best, best_distance)
+    return Reconstruction(prior.patches(chosen).numpy(), left_over)
+
+
+def _best_start(
+    prior: Prior, n_cases: int, starts: int, distance: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> Tensor:
+    """The attacker's patches (as coefficients, (B, K)) whose gradient together fits best: the best of random draws."""
+    drawn = [torch.randint(len(prior.examples), (n_cases,), generator=generator) for _ in range(max(starts, 1))]
+    fits = [float(distance(prior.examples[rows]).detach()) for rows in drawn]
+    return prior.examples[drawn[int(np.argmin(fits))]]
+
+
+def _distance(found: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+    """Mean cosine distance over the parameters, 0 to 2."""
+    parts = [1 - (a * b).sum() / (a.norm() * b.norm() + 1e-12) for a, b in zip(found, observed, strict=True)]
+    return torch.stack(parts).mean()
+
+
+def _mirrored(patches: Tensor) -> Tensor:
+    """The patches and their mirror images along every set of axes: a prior of eight times as many."""
+    axes = [chosen for n in range(4) for chosen in itertools.combinations((2, 3, 4), n)]
+    return torch.cat([torch.flip(patches, chosen) if chosen else patches for chosen in axes])
