@@ -10,6 +10,7 @@ from common.config.loading import digest
 from common.errors import ConfigError
 from server.checkpoint import CheckpointStore
 from simulations.audit.findings import AuditResult, Finding, breaches
+from simulations.audit.measured_canaries import can_plant, measure_canaries
 from simulations.audit.measured_inversion import measure_inversion
 from simulations.audit.measured_membership import Tell, measure_membership
 from simulations.audit.measured_statistics import measure_statistics
@@ -89,6 +90,11 @@ def audit(subject: Subject, plan: AuditPlan, *, tell: Tell) -> tuple[AuditResult
         findings += statistics
         if not statistics:
             notes.append("The study has no table, so its statistics were not attacked.")
+    if "canaries" in plan.attacks:
+        if can_plant(subject):
+            findings += measure_canaries(subject, protections, plan, store, tell=tell)
+        else:
+            notes.append("No canaries: they need a table and an outcome of two classes.")
     solved = [entry.name for entry in subject.study.models if entry.solved is not None]
     if solved:
         notes.append(f"Solved models are not attacked: {', '.join(solved)}. They have no updates and no rounds.")

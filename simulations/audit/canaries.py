@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.messages import PrivacyEvent
+from common.privacy.ledger import event_to_json
 from simulations.audit.epsilon import EpsilonBound, epsilon_lower_bound
 from simulations.audit.intervals import Scores
 
@@ -41,7 +42,7 @@ class CanaryTrials:
 
     def bound(self, *, delta: float, confidence: float = 0.95) -> EpsilonBound:
         """The epsilon that the trials show; the Gaussian family where every step looked at all cases."""
-        is_gaussian = all(event.sampling_rate == 1 for event in self.events)
+        is_gaussian = bool(self.events) and all(event.sampling_rate == 1 for event in self.events)
         return epsilon_lower_bound(
             self.without, self.with_canary, delta=delta, confidence=confidence, is_gaussian=is_gaussian
         )
@@ -55,23 +56,26 @@ def canary_row(table: npt.NDArray[np.floating], *, length: float) -> Vector:
     return np.asarray(length * directions[-1], dtype=np.float64)
 
 
-def run_trials(trial: Trial, direction: Vector, *, n_trials: int, progress: Callable[[int], None]) -> CanaryTrials:
-    """Half of the trials with the canary; the score is the length of the update along ``direction``.
+def run_trials(trial: Trial, direction: Vector, *, n_trials: int, first: int = 0) -> CanaryTrials:
+    """Trials ``first`` to ``first + n_trials``, every other with the canary.
+
+    The score is the length of the update along ``direction``.
 
     Raises
     ------
     ValueError
-        With fewer than eight trials, or where a training cost something else than the first one.
+        With fewer than two trials, or where a training cost something else than the first one.
     """
-    if n_trials < 8:
-        raise ValueError(f"{n_trials} trials, expected at least 8")
+    if n_trials < 2:
+        raise ValueError(f"{n_trials} trials, expected at least 2")
     unit = direction / np.linalg.norm(direction)
     scores: dict[bool, list[float]] = {False: [], True: []}
     cost: tuple[PrivacyEvent, ...] | None = None
-    for number in range(n_trials):
+    for number in range(first, first + n_trials):
         has_canary = number % 2 == 1
         update, events = trial(number, has_canary)
         scores[has_canary].append(float(update @ unit))
-        cost = tuple(events) if cost is None else cost
-        progress(number + 1)
+        if cost is not None and list(map(event_to_json, events)) != list(map(event_to_json, cost)):
+            raise ValueError(f"trial {number} cost {tuple(events)}, the first one {cost}")
+        cost = tuple(events)
     return CanaryTrials(np.array(scores[False]), np.array(scores[True]), cost or ())

@@ -24,7 +24,7 @@ from simulations.audit.protections import (
     trained_under,
 )
 from simulations.audit.similarity import Similarity
-from simulations.audit.subject import Subject
+from simulations.audit.subject import Subject, largest_site
 from simulations.audit.updates import (
     Recovered,
     attacker_prior,
@@ -72,8 +72,8 @@ def measure_inversion(
     findings = list(_row_findings(subject, entry, protections, plan)) if entry.model.needs_table else []
     if not entry.model.needs_image:
         return InversionMeasured(tuple(findings), ())
-    largest = min(int(subject.trained_on(site).sum()) for site in subject.course.trainers)
-    batches = [batch for batch in plan.batches if batch <= largest]
+    smallest = min(int(subject.trained_on(site).sum()) for site in subject.course.trainers)
+    batches = [batch for batch in plan.batches if batch <= smallest]
     tasks = [InversionTask(p, b, n) for p in protections.measured for b in batches for n in range(plan.victims)]
     found = _all(subject, entry, tasks, plan, store, tell)
     for batch in batches:
@@ -113,7 +113,7 @@ def _all(
 
 def _invert_one(subject: Subject, task: InversionTask, *, entry: StudyModel, steps: int) -> Recovered:
     victims = draw_victims(subject, batch=task.batch, number=task.number)
-    study = trained_under(worst_case(subject.study, entry, task.batch), task.protection, n_cases=task.batch)
+    study = trained_under(worst_case(subject.study, entry, task.batch), task.protection, n_cases=largest_site(subject))
     audited = study.study_model(entry.name)
     if task.protection == SECURE_SUM:
         delta = summed_update(subject, study, audited, victims)
@@ -174,7 +174,7 @@ def _row_findings(subject: Subject, entry: StudyModel, protections: Protections,
         found = []
         for number in range(plan.victims):
             victims = draw_victims(subject, batch=1, number=number)
-            study = trained_under(worst_case(subject.study, entry, 1), protection, n_cases=1)
+            study = trained_under(worst_case(subject.study, entry, 1), protection, n_cases=largest_site(subject))
             audited = study.study_model(entry.name)
             seen = (
                 summed_update(subject, study, audited, victims)

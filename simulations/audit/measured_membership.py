@@ -32,7 +32,7 @@ from simulations.audit.shadows import (
     study_members,
     train_shadows,
 )
-from simulations.audit.subject import Subject
+from simulations.audit.subject import Subject, largest_site
 
 Tell = Callable[[str], None]
 """Shown to whoever waits."""
@@ -95,7 +95,7 @@ def _trainings(
     tell: Tell,
 ) -> tuple[Observation, tuple[Observation, ...]]:
     """The study's model trained again, and its shadows."""
-    study = trained_under(subject.study, protection, n_cases=int(study_members(subject).sum()))
+    study = trained_under(subject.study, protection, n_cases=largest_site(subject))
     trained = retrain(subject, entry, study=study)
     if protection == NONE and not protections.used:
         expected, got = subject.state(entry.name).parameters.digest(), trained.parameters.digest()

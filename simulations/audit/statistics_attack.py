@@ -24,7 +24,7 @@ from common.statistics.small_cell import release
 from common.tables import FeatureTable
 from simulations.audit.properties import Flags, Matrix, Patients, PropertyResult, difference_attack, infer_share
 from simulations.audit.protections import PRIVATE, SECURE_SUM, Protection, asked_under
-from simulations.audit.subject import Subject
+from simulations.audit.subject import Subject, largest_site
 
 N_COHORTS = 200
 LARGEST_COHORT = 60
@@ -105,7 +105,7 @@ def differencing(subject: Subject, protection: Protection) -> float | None:
 def _released(subject: Subject, protection: Protection, centre: Matrix) -> Callable[[Matrix], Matrix]:
     """From rows (n, F) to sums and sums of squares about ``centre``, shape (2 F,), as they leave a hospital."""
     names = _names(subject)
-    study = asked_under(subject.study, protection, n_cases=_n_cases(subject))
+    study = asked_under(subject.study, protection, n_cases=largest_site(subject))
     cost = cost_of_a_question(study) if protection == PRIVATE else None
     ends = np.full(len(names), ASSUMED_RANGE)
     limits = Limits(names, -ends, ends, complete=True)
@@ -128,10 +128,6 @@ def _released(subject: Subject, protection: Protection, centre: Matrix) -> Calla
         return np.concatenate([sums["power_1"].ravel(), sums["power_2"].ravel()])
 
     return released
-
-
-def _n_cases(subject: Subject) -> int:
-    return max(int(subject.trained_on(site).sum()) for site in subject.course.trainers)
 
 
 def _has_table(subject: Subject) -> bool:

@@ -127,6 +127,11 @@ def open_subject(folder: Path, *, data: Path, processes: int = 1) -> Subject:
     return Subject(study, folder, datasets, steps_from_unit(table) if table is not None else ())
 
 
+def largest_site(subject: Subject) -> int:
+    """Training cases of the hospital that has most: what a delta is chosen by."""
+    return max(int(subject.trained_on(site).sum()) for site in subject.course.trainers)
+
+
 def _but(sites: tuple[str, ...], left_out: str | None) -> tuple[str, ...]:
     return tuple(site for site in sites if site != left_out)
 

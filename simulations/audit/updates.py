@@ -193,6 +193,7 @@ def recovered_row(subject: Subject, entry: StudyModel, victims: Victims, delta: 
 
 def _request(subject: Subject, study: StudyConfig, entry: StudyModel) -> Train:
     steps = encode_steps(subject.steps) if entry.model.needs_table else ()
+    level = study.privacy.site_level
     return Train(
         study_digest=digest(study),
         fold=FOLD,
@@ -200,6 +201,7 @@ def _request(subject: Subject, study: StudyConfig, entry: StudyModel) -> Train:
         round_number=1,
         parameters=initial(subject, entry),
         table_steps=steps,
+        clipping_norm=level.clipping_norm if level is not None and level.adaptive is not None else 0.0,
     )
 
 
