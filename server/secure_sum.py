@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import TypeVar, cast
 
+import numpy as np
+
 from common.codec import message_digest
 from common.config.secure_aggregation import cohorts, sum_plan
 from common.config.study import StudyConfig
@@ -29,7 +31,7 @@ from common.masking_messages import (
     Unmasked,
 )
 from common.messages import AskStatistic, Landmarks, MaskedInput, Question, Reply, Request, Train
-from common.privacy.contribution import from_words
+from common.privacy.contribution import SumPlan, from_words, require_layout
 from common.privacy.mask_keys import MaskWords, Terms
 from common.privacy.unmasking import MaskingServer
 from server.conversation import ATTEMPTS, Conversation, CourseOf, Refused
@@ -193,7 +195,8 @@ class _Sum:
         shared = dict(self._step(dict.fromkeys([entry.site for entry in roster], share), SharesSealed))
         sharers = server.route(shared)
         self._blame(server)
-        layout = self._collect(server, MaskedInput(digest, session, self._question, sharers))
+        plan = sum_plan(self._study, self._cohort)
+        layout = self._collect(server, MaskedInput(digest, session, self._question, sharers), plan)
         included = server.included
         self._require_enough(included)
         checks = {s: ConsistencyCheck(digest, session, included, server.sealed_for(s)) for s in included}
@@ -204,26 +207,22 @@ class _Sum:
         total = server.total()
         self._tell_faults(server)
         try:
-            plan = sum_plan(self._study, self._cohort)
             return from_words(self._question, layout, total, plan, n_included=len(included))
         except (MessageError, ValueError) as error:
             raise FederationError(f"the sum cannot be read: {error}") from error
 
-    def _collect(self, server: MaskingServer, request: MaskedInput) -> Mapping[str, str]:
-        """Add up masked words as they come; the layout that they have in common."""
-        layout: Mapping[str, str] | None = None
+    def _collect(self, server: MaskingServer, request: MaskedInput, plan: SumPlan) -> Mapping[str, str]:
+        """Add up masked words as they come; the layout that most sites have."""
         for site, reply in self._step(dict.fromkeys(request.sharers, request), MaskedValues):
-            words = _words(reply)
-            if words is None or (layout is not None and dict(reply.layout) != dict(layout)):
-                self._refuse(site, Code.MESSAGE, "sent sums of another layout than the others")
-                continue
             try:
-                server.add(site, words)
-            except PrivacyError as error:
+                words = _words(reply)
+                require_layout(self._question, reply.layout, words.shape, plan)
+                server.add(site, words, layout=tuple(reply.layout.items()))
+            except (MessageError, PrivacyError) as error:
                 self._refuse(site, Code.MESSAGE, str(error))
-                continue
-            layout = reply.layout
-        return layout or {}
+        layout = dict(server.settle())
+        self._blame(server)
+        return layout
 
     def _step(
         self, requests: Mapping[str, Request], expected: type[Step], *, in_sum: bool = False
@@ -263,9 +262,9 @@ class _Sum:
         self._conversation.journal.write("note", text=f"{self._phase}, sum of {self._name}: {site} {reason}")
 
 
-def _words(reply: MaskedValues) -> MaskWords | None:
-    """The words of a reply; None where they are none."""
+def _words(reply: MaskedValues) -> MaskWords:
+    """The words of a reply; MessageError where they are none."""
     wide, narrow = reply.wide, reply.narrow
-    if (wide.dtype.str, narrow.dtype.str, wide.ndim, narrow.ndim) != ("<u8", "<u4", 1, 1):
-        return None
-    return MaskWords(wide, narrow)  # type: ignore[arg-type]
+    if wide.dtype != np.uint64 or narrow.dtype != np.uint32 or (wide.ndim, narrow.ndim) != (1, 1):
+        raise MessageError(f"masked words came as {wide.dtype} and {narrow.dtype}")
+    return MaskWords(wide.astype(np.uint64, copy=False), narrow.astype(np.uint32, copy=False))

@@ -124,11 +124,11 @@ def from_words(
     MessageError
         Where words and layout do not fit one another, or the question.
     """
+    require_layout(question, layout, words.shape, plan)
     if isinstance(question, Train):
-        return _mean_update(question, layout, words, plan, n_included)
+        return _mean_update(question, words, plan, n_included)
     shapes = {name: _read_entry(entry) for name, entry in layout.items()}
     sizes = [_n_words(dtype, shape) for dtype, shape in shapes.values()]
-    _require_fit(words, 1 + sum(sizes), 0)
     n_cases = int(decode_counts(words.wide[:1])[0])
     sums: dict[str, Array] = {}
     start = 1
@@ -143,14 +143,29 @@ def from_words(
     return EvaluationSums(question.model, n_cases, sums)
 
 
-def _mean_update(
-    question: Train, layout: Mapping[str, str], words: MaskWords, plan: SumPlan, n_included: int
-) -> LocalUpdate:
-    size = question.parameters.size
-    if dict(layout) != {LOSS: "f8 ", DELTA: f"f8 {size}"}:
-        raise MessageError(f"masked update of layout {dict(layout)} does not fit {size} parameters")
-    wide, narrow = (1 + LIMBS, size) if plan.bits == 32 else (1 + LIMBS + size, 0)
-    _require_fit(words, wide, narrow)
+def require_layout(question: Question, layout: Mapping[str, str], shape: tuple[int, int], plan: SumPlan) -> None:
+    """Refuse a layout that does not fit the question, or words that do not fit it.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Number of wide and of narrow words.
+
+    Raises
+    ------
+    MessageError
+    """
+    expected = (1 + sum(_n_words(*_read_entry(entry)) for entry in layout.values()), 0)
+    if isinstance(question, Train):
+        size = question.parameters.size
+        if dict(layout) != {LOSS: "f8 ", DELTA: f"f8 {size}"}:
+            raise MessageError(f"masked update of a layout that does not fit {size} parameters")
+        expected = (1 + LIMBS, size) if plan.bits == 32 else (1 + LIMBS + size, 0)
+    if shape != expected:
+        raise MessageError(f"masked words of shape {shape}, their layout says {expected}")
+
+
+def _mean_update(question: Train, words: MaskWords, plan: SumPlan, n_included: int) -> LocalUpdate:
     n_cases = int(decode_counts(words.wide[:1])[0])
     if n_cases < n_included:
         raise MessageError(f"{n_cases} cases at {n_included} sites: the sum is not one of answers")
@@ -210,8 +225,3 @@ def _read_entry(entry: str) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
 
 def _n_words(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> int:
     return math.prod(shape) * (LIMBS if dtype.kind == "f" else 1)
-
-
-def _require_fit(words: MaskWords, wide: int, narrow: int) -> None:
-    if words.shape != (wide, narrow):
-        raise MessageError(f"masked words of shape {words.shape}, their layout says {(wide, narrow)}")

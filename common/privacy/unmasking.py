@@ -16,9 +16,12 @@ from common.privacy.signing import certificate_of, certified_key
 
 HASH_BYTES = 32
 
+Layout = tuple[tuple[str, str], ...]
+"""What words stand for (`common.privacy.contribution`): name and text of each sum."""
+
 
 class MaskingServer:
-    """The coordinator's half of one session: holds one sum, whatever the number of sites.
+    """The coordinator's half of one session: holds one sum for each layout, whatever the number of sites.
 
     Attributes
     ----------
@@ -31,6 +34,8 @@ class MaskingServer:
         self.faults: dict[str, str] = {}
         self.roster: tuple[KeysAdvertised, ...] = ()
         self._shared: dict[str, SharesSealed] = {}
+        self._parts: dict[tuple[Layout, tuple[int, int]], tuple[MaskWords, list[str]]] = {}
+        self._layout: Layout = ()
         self._total: MaskWords | None = None
         self._included: list[str] = []
         self._seeds: dict[str, dict[str, bytes]] = {}
@@ -66,27 +71,51 @@ class MaskingServer:
         owners = [owner for owner in self.graph.neighbours(site) if owner in self._shared]
         return {owner: self._shared[owner].sealed[site] for owner in owners}
 
-    def add(self, site: str, words: MaskWords) -> None:
-        """Take a site into the sum (U3); PrivacyError where it sent no shares, or words of another shape."""
-        if site not in self._shared or site in self._included:
+    def add(self, site: str, words: MaskWords, *, layout: Layout = ()) -> None:
+        """Take a site into the sum (U3); PrivacyError where it shared no secrets, or is in it already.
+
+        Words of different layouts are added up apart, and the layout of most sites is taken: one site cannot spoil the
+        sum of the others, whenever it answers.
+        """
+        heard = {name for _, names in self._parts.values() for name in names}
+        if site not in self._shared or site in heard or self._included:
             raise PrivacyError(f"{site} sent masked words out of order")
-        if self._total is None:
-            self._total = MaskWords(words.wide.copy(), words.narrow.copy())
+        key = (layout, words.shape)
+        if key in self._parts:
+            total, names = self._parts[key]
+            total.add(words)
+            names.append(site)
         else:
-            self._total.add(words)
-        self._included.append(site)
+            self._parts[key] = (MaskWords(words.wide.copy(), words.narrow.copy()), [site])
+
+    def settle(self) -> Layout:
+        """Close the sum: the layout that most sites have, the first of equally many; the others drop out.
+
+        Raises
+        ------
+        FederationError
+            If the sites in the sum are too few.
+        """
+        if not self._included and self._parts:
+            (layout, _), (total, names) = max(self._parts.items(), key=lambda part: len(part[1][1]))
+            others = [name for _, apart in self._parts.values() if apart is not names for name in apart]
+            self.faults |= {name: f"{name} sent sums of another layout than most sites" for name in others}
+            self._total, self._included, self._layout = total, sorted(names), layout
+            self._parts = {}
+        self._require(self._included, "sent masked words")
+        return self._layout
 
     @property
     def included(self) -> tuple[str, ...]:
-        """The sites in the sum, sorted.
+        """The sites in the sum, sorted; closes it.
 
         Raises
         ------
         FederationError
             If they are too few.
         """
-        self._require(self._included, "sent masked words")
-        return tuple(sorted(self._included))
+        self.settle()
+        return tuple(self._included)
 
     def collect(self, holder: str, reply: Unmasked) -> None:
         """Keep the shares that fit what their owner committed to; the others are the holder's fault."""
@@ -108,10 +137,9 @@ class MaskingServer:
         FederationError
             Where too few shares came, or a site shared another secret than it masked with: names it.
         """
-        total = self._total
+        included, total = self.included, self._total
         if total is None:
-            raise FederationError("nobody sent masked words")
-        included = self.included
+            raise FederationError("the masks were taken off already")
         for owner in included:
             seed = self._recovered(owner, self._seeds)
             if digest_of(SEED, self._context, owner, seed) != as_bytes(self._shared[owner].seed_commitment):

@@ -267,6 +267,7 @@ def test_shares_that_no_owner_gave_are_named_and_the_sum_is_right(tmp_path):
         (MaskedValues, lambda reply: replace(reply, narrow=reply.narrow[1:])),
         (MaskedValues, lambda reply: replace(reply, wide=reply.wide.astype(np.float64))),
         (MaskedValues, lambda reply: replace(reply, layout={"delta": "f8 1"})),
+        (MaskedValues, lambda reply: replace(reply, layout={"delta": "f8 999999999x999999999"})),
     ],
 )
 def test_a_site_that_sends_nonsense_is_left_out_and_named(tmp_path, kind, change):
@@ -288,3 +289,14 @@ def test_a_delta_beyond_the_bound_stays_at_its_site_alone(tmp_path):
     heard = made.hear(train_request(made.study), LocalUpdate)
     assert set(heard) == {ALL_SITES, TEN[6]}
     assert "23 of 23 values of the update lie outside value_bound = 4, the largest is 9" in made.members[TEN[6]].log[0]
+
+
+def test_a_site_whose_sums_have_another_layout_is_named_though_it_answers_first(tmp_path):
+    def compute(name: str, question: Question) -> Summable:
+        reply = answer_of(name, question)
+        return replace(reply, sums={"other": np.zeros(3)}) if name == TEN[0] else reply
+
+    made = Consortium(tmp_path, masked_study(10), compute=compute)
+    heard = made.hear(Evaluate(digest(made.study), 0, "radiomics", "test", PARAMETERS), EvaluationSums)
+    assert set(heard) == {ALL_SITES, TEN[0]}
+    assert "site-000 sent sums of another layout than most sites" in made.notes()

@@ -135,11 +135,14 @@ def test_a_site_that_shares_with_others_than_its_neighbours_is_left_out():
     assert made.server.faults == {"site-000": "site-000 shared its secrets with others than its neighbours"}
 
 
-def test_words_of_another_length_are_refused():
-    made = session().keys().shares()
-    made.words = {**made.words, "site-002": random_words(2, narrow=4)}
-    with pytest.raises(PrivacyError, match="words of shape"):
-        made.add()
+@pytest.mark.parametrize("odd", ["site-000", "site-002"])
+def test_a_site_with_words_of_another_length_is_left_out_wherever_it_stands(odd):
+    made = session(5, 3).keys().shares()
+    made.words = {**made.words, odd: random_words(2, narrow=4)}
+    made.add().sign().unmask()
+    assert made.server.included == tuple(name for name in names(5) if name != odd)
+    assert made.server.faults == {odd: f"{odd} sent sums of another layout than most sites"}
+    assert_exact(made)
 
 
 def test_keys_of_a_site_that_answers_as_another_are_left_out():
