@@ -117,8 +117,9 @@ class StudyAtSite:
     ) -> StatisticSums:
         """Every step changes rows one by one, so a case is behind its own row alone; small cells are left to noise."""
         steps = decode_steps(request.table_steps)
+        limits = limits_after(steps)  # first: refuses what could fail on some cases only
         cohort = apply_steps(self._raw.take(rows), steps, fold=request.fold)
-        return StatisticSums(len(rows), private.statistic(query, cohort, limits_after(steps)), (private.cost,))
+        return StatisticSums(len(rows), private.statistic(query, cohort, limits), (private.cost,))
 
     def train(self, request: Train) -> LocalUpdate:
         """One round of local epochs from the request's parameters; the delta leaves.
@@ -201,6 +202,8 @@ class StudyAtSite:
         """Mergeable sums of the model's predictions on a split, and of those of each subgroup."""
         entry = self._entry(request.model)
         rows = self._rows(request.fold, request.split)
+        if self._private is not None:
+            limits_after(decode_steps(request.table_steps))  # refuses what could fail on some cases only
         predicted = self._predicted(entry, request, rows)
         outcome, minimum = self.data.outcome.take(rows), self.trainer.minimum_cases
         if self._private is not None:

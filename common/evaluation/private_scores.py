@@ -26,16 +26,16 @@ _PLACES = bin_of(_MIDDLES)
 def score_counts(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> Matrix:
     """Cases by class and bin of the probability of the second class, shape (2 * `COARSE`,).
 
+    A probability that is not finite counts as 0: refusing would tell, without noise, that there is such a case.
+
     Raises
     ------
     MetricError
-        Where there are not two classes, or a probability is not one.
+        Where there are not two classes.
     """
     if probabilities.ndim != 2 or probabilities.shape != (len(labels), 2):
         raise MetricError(f"private scores are of two classes, got probabilities {probabilities.shape}")
-    p = probabilities[:, 1].astype(np.float64)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise MetricError("probabilities must be finite and lie in 0..1")
+    p = np.clip(np.nan_to_num(probabilities[:, 1].astype(np.float64), nan=0.0), 0.0, 1.0)
     place = np.minimum((p * COARSE).astype(np.int64), COARSE - 1)
     return np.bincount(labels * COARSE + place, minlength=2 * COARSE).astype(np.float64)
 

@@ -32,6 +32,9 @@ from common.statistics.quantiles import CountQuery
 
 Arrays = Mapping[str, Matrix]
 
+LARGEST_WIDTH = 1e120
+"""Sums of squares of numbers below it are finite."""
+
 
 @dataclass(frozen=True, eq=False)
 class BoundedSums:
@@ -87,7 +90,7 @@ def reason_without(query: type[Any]) -> str:
 
 def _moments(query: MomentQuery, cohort: Cohort, limits: Limits) -> BoundedSums:
     low, high = limits.of(query.names)
-    width = np.maximum(np.maximum(high - query.centres, query.centres - low), 0.0)
+    width = _width(low, high, query.centres)
     sums = {name: np.asarray(array, dtype=np.float64) for name, array in query.summarise(cohort).items()}
     possible = _possible_groups(query.by, query.groups, cohort)
     sizes_known = query.by != "class"
@@ -136,7 +139,7 @@ def _gram_rows(query: GramRowsQuery, cohort: Cohort, limits: Limits) -> BoundedS
     if not limits.complete:
         raise PrivacyError("products of features have a private version after an imputer only")
     low, high = limits.of(query.names)
-    width = np.maximum(np.maximum(high - query.centres, query.centres - low), 0.0)
+    width = _width(low, high, query.centres)
     gram = np.asarray(query.summarise(cohort)["gram"], dtype=np.float64)
     rows = np.array(query.rows, dtype=np.int64)
     place = {feature: i for i, feature in enumerate(query.rows)}
@@ -167,6 +170,14 @@ def _batch_outcome(query: BatchOutcomeQuery, cohort: Cohort, limits: Limits) -> 
         {"cells": scale},
         lambda found: {"counts": np.cumsum(np.maximum(np.rint(found["cells"]), 0), axis=1).astype(np.int64)},
     )
+
+
+def _width(low: Matrix, high: Matrix, centres: Matrix) -> Matrix:
+    """The farthest that a value can lie from its centre; PrivacyError where the square of that is no number."""
+    width = np.maximum(np.maximum(high - centres, centres - low), 0.0)
+    if not (width < LARGEST_WIDTH).all():
+        raise PrivacyError(f"a centre lies more than {LARGEST_WIDTH:g} from the values")
+    return width
 
 
 def _possible_groups(by: str, groups: tuple[str, ...], cohort: Cohort) -> Matrix:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from common.errors import MessageError, PrivacyError, StatisticError
 from common.messages import TableStep
+from common.outcomes import ScalarOutcome
 from common.statistics.bounds import Bounds, Limits
 from common.statistics.codec import decode_fields, encode_fields
 from common.statistics.combat_model import CombatModel, adapt
@@ -22,6 +24,9 @@ from common.statistics.moments import Imputer, Scaler
 from common.statistics.pca import PrincipalComponents
 from common.statistics.procedure import Cohort
 from common.tables import FeatureTable
+
+LARGEST = 1e100
+"""Ends of a range lie below it: squares and sums of such values are finite."""
 
 UnseenSites = Literal["adapt", "leave"]
 
@@ -121,14 +126,19 @@ def limits_after(steps: Sequence[Step]) -> Limits:
     A column without a `Bounds` step has none. ComBat keeps a column about where it was, so its range stays, and what it
     moves beyond is clipped.
 
+    What is refused here is refused whatever the cases are. A step that fails on some cases only, because a value is
+    missing or too large, would tell of them by failing.
+
     Raises
     ------
     PrivacyError
-        After principal components, whose ranges nobody declared.
+        After principal components, whose ranges nobody declared; for ComBat with covariates, or where values can be
+        missing; where numbers become so large that their squares are none.
     """
     limits = Limits((), np.zeros(0), np.zeros(0))
     for step in steps:
         if isinstance(step, Bounds):
+            _require_modest(step.low, step.high)
             limits = Limits(step.names, step.low, step.high)
         elif isinstance(step, Keep):
             limits = limits.keep([name for name in step.names if name in limits.names])
@@ -138,9 +148,35 @@ def limits_after(steps: Sequence[Step]) -> Limits:
             low, high = limits.of(step.names)
             ends = (low - step.location) / step.scale, (high - step.location) / step.scale
             limits = Limits(step.names, *ends, limits.complete)
+            _require_modest(limits.low, limits.high)
+        elif isinstance(step, CombatModel):
+            _require_plain(step, limits)
         elif isinstance(step, PrincipalComponents):
             raise PrivacyError("principal components have no declared range")
     return limits
+
+
+def _require_plain(model: CombatModel, limits: Limits) -> None:
+    """Refuse ComBat that could fail on some cases; the ends of all ranges are put through it, batch by batch."""
+    if model.covariates.column_names or not limits.complete:
+        raise PrivacyError("ComBat before a private answer has no covariates, and an imputer before it")
+    rows = np.stack(limits.of(model.names))
+    for batch in model.batches:
+        ends = Cohort(
+            table=FeatureTable(rows, model.names, ("low", "high")),
+            clinical=FeatureTable(np.zeros((2, 0)), (), ("low", "high")),
+            outcome=ScalarOutcome(np.zeros(2), "none"),
+            batch=(batch, batch),
+        )
+        try:
+            _require_modest(model.apply_to(ends, fold=model.fold).table.values)
+        except ValueError as error:
+            raise PrivacyError(f"ComBat of batch {batch} leaves the finite numbers") from error
+
+
+def _require_modest(*values: npt.NDArray[np.float64]) -> None:
+    if not all(bool((np.abs(array) < LARGEST).all()) for array in values):
+        raise PrivacyError(f"a range beyond {LARGEST:g} is none")
 
 
 def _harmonised(model: CombatModel, cohort: Cohort, *, fold: int, unseen: UnseenSites | None) -> Cohort:

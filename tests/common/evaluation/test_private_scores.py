@@ -68,5 +68,9 @@ def test_with_noise_the_area_is_near_and_the_interval_says_that_counts_were_chan
 def test_what_is_not_two_classes_is_refused():
     with pytest.raises(MetricError, match="two classes"):
         score_counts(np.ones((3, 3)) / 3, np.zeros(3, dtype=np.int64))
-    with pytest.raises(MetricError, match=r"0\.\.1"):
-        score_counts(np.array([[0.5, np.nan]]), np.zeros(1, dtype=np.int64))
+
+
+def test_a_score_that_is_none_is_counted_and_not_told_by_a_refusal():
+    counts = score_counts(np.array([[0.5, np.nan], [0.1, 0.9]]), np.array([0, 1]))
+    assert counts.sum() == 2
+    assert counts[0] == 1

@@ -160,6 +160,8 @@ def test_what_cannot_be_bounded_is_refused():
     whole = cohort(np.zeros((3, 3)), np.zeros(3, dtype=np.int64))
     with pytest.raises(PrivacyError, match="no range is declared of b"):
         bounded_sums(BOUNDED[0], whole, MAY_LACK.keep(("a", "c")))
+    with pytest.raises(PrivacyError, match="a centre lies more than"):
+        bounded_sums(MomentQuery(NAMES, "all", ("all",), np.full((1, 3), 1e200), 1), whole, MAY_LACK)
     with pytest.raises(PrivacyError, match="after an imputer only"):
         bounded_sums(NEEDS_COMPLETE[0], whole, MAY_LACK)
     with pytest.raises(PrivacyError, match="without folds"):

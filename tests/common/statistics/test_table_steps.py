@@ -184,5 +184,28 @@ def test_without_bounds_no_column_has_a_range_and_components_have_none_at_all():
     assert limits_after(STEPS[:1]).names == ()
     with pytest.raises(PrivacyError, match="no range is declared of c"):
         limits_after(STEPS)
+    plain = solve(lambda: combat(NAMES, CombatSettings(BATCHES, fold=0)), by_batch(FIT))
     with pytest.raises(PrivacyError, match="principal components"):
-        limits_after(LONG)
+        limits_after((LONG[0], LONG[1], LONG[2], plain, LONG[-1]))
+
+
+def test_what_could_fail_on_some_cases_only_is_refused_from_the_steps_alone():
+    """A refusal that depends on the cases would tell of them without noise."""
+    plain = solve(lambda: combat(NAMES, CombatSettings(BATCHES, fold=0)), by_batch(FIT))
+    assert limits_after((*LONG[:3], plain)).names == NAMES
+    with pytest.raises(PrivacyError, match="an imputer before it"):
+        limits_after((LONG[0], plain))
+    covariates = Covariates(("age",))
+    kept = solve(lambda: combat(NAMES, CombatSettings(BATCHES, covariates, fold=0)), by_batch(FIT))
+    with pytest.raises(PrivacyError, match="no covariates"):
+        limits_after((*LONG[:3], kept))
+    for crafted in (
+        replace(plain, gamma_star=plain.gamma_star + 1e200),
+        replace(plain, delta_star=np.full_like(plain.delta_star, 1e-300), pooled_variance=np.full(5, 1e-300)),
+    ):
+        with pytest.raises(PrivacyError):
+            limits_after((*LONG[:3], crafted))
+    with pytest.raises(PrivacyError, match="is none"):
+        limits_after((*LONG[:3], Scaler(NAMES, np.zeros(5), np.full(5, 1e-300))))
+    with pytest.raises(PrivacyError, match="is none"):
+        limits_after((Bounds(NAMES, np.full(5, -1e200), np.full(5, 1e200)),))
