@@ -54,9 +54,13 @@ def in_process(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.fixture
 def consortium(cohort: Cohort, tmp_path: Path) -> Consortium:
+    return laid_out(cohort, tmp_path, LEARNED)
+
+
+def laid_out(cohort: Cohort, folder: Path, text: str) -> Consortium:
     """Three hospitals that hold their own cases, and a coordinator; nothing runs yet."""
-    study_file, _ = write_study(tmp_path, LEARNED)
-    made = Consortium(tmp_path, tuple(sorted(N_CASES)), f"127.0.0.1:{free_port()}", Separation("folders"))
+    study_file, _ = write_study(folder, text)
+    made = Consortium(folder, tuple(sorted(N_CASES)), f"127.0.0.1:{free_port()}", Separation("folders"))
     made.coordinator.mkdir()
     for name in made.hospitals:
         home = made.hospital(name)
