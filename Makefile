@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-compression bench-memory fuzz bundle hosts
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-compression bench-memory fuzz bundle hosts stock
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -65,6 +65,10 @@ fuzz: $(STAMP)
 # A study between network namespaces with firewalls, a proxy, cut cables; needs root and iproute2.
 hosts: $(STAMP)
 	$(BIN)/pytest -n 0 tests/simulations/test_hosts.py
+
+# A study under unmodified flower-superlink, flower-supernode and flwr run; minutes.
+stock: $(STAMP)
+	$(BIN)/pytest -n 0 -m stock --timeout 1200 tests/server/test_stock_flower.py
 
 # Everything that a machine without internet needs, with checksums and a bill of materials.
 bundle: $(STAMP)

@@ -180,6 +180,43 @@ def start(site_file: SiteFile) -> None:
     serve(connection, site.answer, stop=stop, on_event=tell, limits=limits, on_malformed=site.note_malformed)
 
 
+@site_app.command()
+def supernode(
+    site_file: SiteFile,
+    key_only: Annotated[bool, typer.Option(help="Write the public key that the SuperLink registers, and end.")] = False,
+) -> None:
+    """As start, through an unmodified Flower SuperLink: code that comes with a run is hashed, never run.
+
+    Only runs whose bundle is in allowed_bundles of site.toml are answered, and by this fedrad.
+    """
+    from client.site import Site
+    from client.supernode import prepare_keys, serve_supernode
+    from common.errors import ConfigError
+
+    config, studies = load_site(site_file)
+    if config.coordinator is None:
+        raise ConfigError(str(site_file), ["coordinator: missing; it names the SuperLink and this hospital's key"])
+    console = Console(soft_wrap=True, highlight=False)
+    if key_only:
+        console.print(f"to be registered with the SuperLink: {prepare_keys(config.coordinator, config.state)}")
+        return
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    console.print(f"site {config.site}: {len(config.allowed_bundles)} allowed bundles, {config.coordinator.address}")
+    serve_supernode(Site(config, studies), config.coordinator, stop=stop)
+
+
+@site_app.command(name="bundle-hash")
+def bundle_hash(
+    bundle: Annotated[Path, typer.Argument(help="A Flower bundle (.fab), as flwr build writes it.")],
+) -> None:
+    """Print the SHA-256 of a bundle, as allowed_bundles in site.toml lists it. Nothing of the bundle is run."""
+    from client.bundle_guard import bundle_hash
+
+    Console(soft_wrap=True, highlight=False).print(bundle_hash(bundle.read_bytes()))
+
+
 def _prepare(config: SiteConfig, study: StudyConfig, console: Console) -> PreparedStudy:
     from client.prepared_study import PreparedStudy
     from common.journal import JsonLines

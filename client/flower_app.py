@@ -1,15 +1,22 @@
-"""The site as a Flower `ClientApp`: decode, ask the site object, encode. Only a code leaves when something fails."""
+"""The site as a Flower `ClientApp`: decode, ask the site object, encode. Only a code leaves when something fails.
+
+`make_app` wraps a site that stays in memory (`client.node`, `client.bundle_guard`). The module's own `app` is what an
+unmodified ``flower-supernode`` starts, in a new process for every message: it opens the site of this hospital's own
+site file each time, which costs seconds and no more, because sites keep on disk whatever must outlive a message.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from common.errors import Code, FedradError, MessageError
+from common.errors import Code, ConfigError, FedradError, MessageError
 from common.messages import REQUESTS, Refusal, Reply, Request
 from common.wire import Limits, decode_message, encode_message
 
@@ -18,6 +25,9 @@ OnMalformed = Callable[[FedradError], None]
 
 LOG = logging.getLogger("fedrad.site")
 """The site's own log; nothing written here leaves the hospital."""
+
+SITE_KEY, SITE_VARIABLE = "site", "FEDRAD_SITE"
+"""Under which a SuperNode is told the path of the site file: key of its node config, or environment variable."""
 
 
 def make_app(answer: Answer, *, limits: Limits | None = None, on_malformed: OnMalformed | None = None) -> ClientApp:
@@ -34,15 +44,21 @@ def make_app(answer: Answer, *, limits: Limits | None = None, on_malformed: OnMa
     on_malformed : callable, optional
         Told why what arrived is no request; it never reaches ``answer``.
     """
-    accepted = limits or Limits()
-    app = ClientApp()
+    return _app(lambda context: answer, limits or Limits(), on_malformed)
+
+
+def _app(answer_of: Callable[[Context], Answer], limits: Limits, on_malformed: OnMalformed | None = None) -> ClientApp:
+    made = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
-        return Message(_reply(message.content, answer, accepted, on_malformed), reply_to=message)
+        def answer(request: Request) -> Reply:
+            return answer_of(context)(request)
 
-    for register in (app.query, app.train, app.evaluate):
+        return Message(_reply(message.content, answer, limits, on_malformed), reply_to=message)
+
+    for register in (made.query, made.train, made.evaluate):
         register()(handle)
-    return app
+    return made
 
 
 def _reply(record: RecordDict, answer: Answer, limits: Limits, on_malformed: OnMalformed | None = None) -> RecordDict:
@@ -60,3 +76,29 @@ def _reply(record: RecordDict, answer: Answer, limits: Limits, on_malformed: OnM
     except Exception:  # whatever a library raises, its text must not leave the site
         LOG.exception("failed")
         return encode_message(Refusal(Code.INTERNAL)).record
+
+
+def _site_of(context: Context) -> Answer:
+    """The answers of the hospital whose site file the SuperNode names: in its node config, or in its environment.
+
+    Never in the run's configuration, which comes from outside.
+    """
+    from client.site import Site
+    from client.site_file import load_site
+
+    named = str(context.node_config.get(SITE_KEY, "") or os.environ.get(SITE_VARIABLE, ""))
+    if not named:
+        raise ConfigError("flower-supernode", [f"{SITE_KEY}: missing in --node-config, and {SITE_VARIABLE} is not set"])
+
+    def answer(request: Request) -> Reply:
+        site = Site(*load_site(Path(named)))
+        try:
+            return site.answer(request)
+        finally:
+            site.close()
+
+    return answer
+
+
+app = _app(_site_of, Limits())
+"""What ``[tool.flwr.app]`` in pyproject.toml names."""

@@ -126,6 +126,10 @@ EXPLANATIONS: Mapping[Code, Explanation] = {
         "The hospital has not approved exactly this study file.",
         "Send the hospital the file; it approves its copy with fedrad site approve.",
     ),
+    Code.BUNDLE_NOT_ALLOWED: Explanation(
+        "The Flower bundle that came with the run is not on the hospital's list; nothing of it was run.",
+        "Send the hospital the bundle; it puts what fedrad site bundle-hash prints into allowed_bundles.",
+    ),
     Code.VERSION_MISMATCH: Explanation(
         "The hospital computes with other versions of the software that changes numbers.",
         "Install the versions of the coordinator; both logs list what differs.",

@@ -58,6 +58,7 @@ class Code(StrEnum):
     SMALL_CELL = "small_cell"
     BUDGET_EXCEEDED = "budget_exceeded"
     STUDY_NOT_APPROVED = "study_not_approved"
+    BUNDLE_NOT_ALLOWED = "bundle_not_allowed"
     VERSION_MISMATCH = "version_mismatch"
     MESSAGE = "message"
     FEDERATION = "federation"

@@ -124,7 +124,7 @@ class _Supervisor:
     def _once(self, restarts: int) -> int:
         """One life of the process; its exit code."""
         try:
-            process = subprocess.Popen(self._command, start_new_session=True, preexec_fn=_die_with_parent)  # noqa: S603 - what the operator typed
+            process = subprocess.Popen(self._command, start_new_session=True, preexec_fn=die_with_parent)  # noqa: S603 - what the operator typed
         except OSError as error:
             raise StateError(f"cannot start {self._command[0]}: {error.strerror or error}") from error
         self._group = process.pid
@@ -167,7 +167,7 @@ class _Supervisor:
                 os.killpg(self._group, number)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Run in the child before the command: a supervisor that is killed leaves nothing running (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -75,6 +75,9 @@ class SiteConfig(Frozen):
         (``fedrad site approve``), where the hospital has a coordinator.
     gate : GateConfig
         This hospital's own limits on what may be asked and what leaves.
+    allowed_bundles : tuple of str
+        SHA-256 of the Flower bundles with which a run of an unmodified SuperLink may come (``fedrad site supernode``).
+        Even of these nothing is run: what answers is the installed fedrad.
     secure_aggregation : SiteSecureAggregationConfig
         For studies whose answers leave under masks.
     """
@@ -90,6 +93,7 @@ class SiteConfig(Frozen):
     minimum_cases: Annotated[int, Field(ge=1)] = 10
     studies: Annotated[tuple[Path, ...], Field(min_length=1)]
     coordinator: CoordinatorConfig | None = None
+    allowed_bundles: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     gate: GateConfig = GateConfig()
     secure_aggregation: SiteSecureAggregationConfig = SiteSecureAggregationConfig()
 

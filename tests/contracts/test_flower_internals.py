@@ -53,6 +53,23 @@ PARAMETERS = {
     "flwr.common.serde:message_from_proto": "message_proto",
     "flwr.common.serde:message_to_proto": "message",
     "flwr.supercore.primitives.asymmetric:public_key_to_bytes": "public_key",
+    # client/bundle_guard.py
+    "flwr.supercore.runtime:RuntimeHttpClient.from_server_address": (
+        "server_address insecure root_certificates interceptors retry_invoker"
+    ),
+    "flwr.supercore.runtime:RuntimeHttpClient.AcquireTask": "request",
+    "flwr.supercore.runtime:RuntimeHttpClient.PullTaskInput": "request",
+    "flwr.supercore.runtime:RuntimeHttpClient.PullMessages": "request",
+    "flwr.supercore.runtime:RuntimeHttpClient.PullObject": "request",
+    "flwr.supercore.runtime:RuntimeHttpClient.ConfirmMessageReceived": "request",
+    "flwr.supernode.runtime.run_clientapp:push_message": "client message context",
+    "flwr.supernode.runtime.run_clientapp:push_task_output": "client context sub_status details",
+    "flwr.supercore.heartbeat:HeartbeatSender.__init__": "heartbeat_fn",
+    "flwr.supercore.heartbeat:make_task_heartbeat_fn_http": "client",
+    "flwr.supercore.interceptors:SuperExecAuthHttpInterceptor.__init__": "master_secret protected_methods",
+    "flwr.supercore.interceptors:RuntimeTokenHttpInterceptor.__init__": "token",
+    "flwr.supercore.interceptors:RuntimeVersionHttpInterceptor.__init__": "component_name",
+    "flwr.common.serde:context_from_proto": "context_proto",
     # common/wire.py
     "flwr.supercore.inflatable.inflatable_object:get_object_head_values_from_object_content": "object_content",
     # server/listener.py, server/admission.py

@@ -1,0 +1,150 @@
+"""An unmodified SuperLink with unmodified SuperNodes as processes: TLS, node keys registered, telemetry off."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from client.identity import load_key
+from simulations.consortium import Consortium, free_port, last_lines
+from tests.deployment import REPOSITORY, stop, until
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class StockFlower:
+    """Processes of an unmodified Flower; none outlives the ``with`` statement.
+
+    Certificates are those of the consortium's own authority; ``home`` receives keys, logs and one FLWR_HOME a process.
+    """
+
+    made: Consortium
+    home: Path
+    port: int = field(default_factory=free_port)
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def ca(self) -> Path:
+        return self.made.hospital(self.made.hospitals[0]) / "keys" / "ca.pem"
+
+    def start(self, name: str, command: Sequence[str | Path]) -> None:
+        with self.log(name).open("ab") as output:
+            self.running[name] = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=self.home,
+                env=self.environment(name),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def log(self, name: str) -> Path:
+        return self.home / f"{name}.log"
+
+    def environment(self, name: str) -> dict[str, str]:
+        home = self.home / f"flwr-{name}"
+        home.mkdir(exist_ok=True)
+        return {
+            **os.environ,
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+
+    def start_superlink(self) -> None:
+        keys = self.made.coordinator / "keys"
+        tls = [
+            "--ssl-certfile",
+            keys / "server.pem",
+            "--ssl-keyfile",
+            keys / "server.key",
+            "--ssl-ca-certfile",
+            self.ca,
+        ]
+        options = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        self.start("superlink", [BIN / "flower-superlink", *tls, *options, *address])
+        until(lambda: "Uvicorn running" in self.log("superlink").read_text(), seconds=60)
+
+    def node_key(self, site: str) -> Path:
+        """The hospital's P-384 key as OpenSSH writes it, which is what Flower reads; its public half beside it."""
+        path = self.home / f"{site}.key"
+        key = load_key(self.made.hospital(site) / "keys" / "node.key")
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        path.chmod(0o600)
+        path.with_suffix(".pub").write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+        return path
+
+    def flwr(self, *arguments: str | Path) -> str:
+        """What a ``flwr`` command prints; it must succeed."""
+        environment = self.environment("cli")
+        connection = f'address = "127.0.0.1:{self.port}"\nroot-certificates = "{self.ca}"\n'
+        (Path(environment["FLWR_HOME"]) / "config.toml").write_text(
+            f'[superlink]\ndefault = "stock"\n\n[superlink.stock]\n{connection}'
+        )
+        done = subprocess.run(
+            [BIN / "flwr", *map(str, arguments)], env=environment, cwd=self.home, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def register(self, site: str) -> None:
+        self.flwr("supernode", "register", self.node_key(site).with_suffix(".pub"), "stock")
+
+    def start_supernode(self, site: str) -> None:
+        """Unmodified; the site file is named in its node config."""
+        self.start(
+            site,
+            [
+                *(BIN / "flower-supernode", "--superlink", f"127.0.0.1:{self.port}", "--root-certificates", self.ca),
+                *("--auth-supernode-private-key", self.home / f"{site}.key", "--port", str(free_port())),
+                *("--node-config", f'site="{self.made.hospital(site) / "site.toml"}"'),
+            ],
+        )
+
+    def run(self, app: Path, **config: str | Path) -> None:
+        values = [f'{name}="{value}"' for name, value in config.items()]
+        self.flwr("run", app, "stock", "--run-config", " ".join(values))
+
+    def tails(self) -> str:
+        return "\n".join(f"--- {name}\n" + "\n".join(last_lines(self.log(name), 30)) for name in self.running)
+
+    def stop(self) -> None:
+        """End every process, and what a SuperLink or SuperNode started itself."""
+        started = [psutil.Process(process.pid) for process in self.running.values() if process.poll() is None]
+        further = [child for process in started for child in process.children(recursive=True)]
+        for process in self.running.values():
+            stop(process)
+        for child in further:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(further, 10)
+
+
+@contextmanager
+def stock_flower(made: Consortium, home: Path) -> Iterator[StockFlower]:
+    home.mkdir()
+    flower = StockFlower(made, home)
+    try:
+        yield flower
+    finally:
+        flower.stop()
