@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-compression bench-memory fuzz bundle hosts stock
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-compression bench-memory fuzz bundle hosts stock soak
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -69,6 +69,10 @@ hosts: $(STAMP)
 # A study under unmodified flower-superlink, flower-supernode and flwr run; minutes.
 stock: $(STAMP)
 	$(BIN)/pytest -n 0 -m stock --timeout 1200 tests/server/test_stock_flower.py
+
+# A long study whose processes are killed and whose cables are cut at random; hours.
+soak: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.soak --rounds 500
 
 # Everything that a machine without internet needs, with checksums and a bill of materials.
 bundle: $(STAMP)
