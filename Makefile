@@ -74,6 +74,10 @@ stock: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.soak --rounds 500
 
+# The tests of the web page drive a real Chromium, and are skipped where there is none. Debian's is enough; needs root.
+browser:
+	command -v chromium || (apt-get update && apt-get install --yes --no-install-recommends chromium)
+
 # Everything that a machine without internet needs, with checksums and a bill of materials.
 bundle: $(STAMP)
 	$(BIN)/python -m configs.deploy.bundle --out dist

@@ -127,6 +127,10 @@ class FlowerFederation:
         """The port that the hospitals connect to."""
         return self._server.port
 
+    def is_listening(self) -> bool:
+        """Whether hospitals can connect."""
+        return self._server.is_serving
+
     def registered(self) -> tuple[str, ...]:
         """Names of all sites that are let in, connected or not, sorted."""
         return self._admission.follow()

@@ -143,6 +143,11 @@ class TlsServer:
             raise FederationError("the listener is not started")
         return int(self._socket.getsockname()[1])
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether connections are accepted."""
+        return self._thread.is_alive() and self._started.is_set() and not self._server.should_exit
+
     def start(self) -> None:
         """Bind and serve.
 

@@ -201,6 +201,8 @@ def _write_journal(journal, study, sizes, refused, *, finished):
                 bytes_down=down, bytes_up=30 if code else up, seconds=0.5,
             )  # fmt: skip
     journal.write("awaited", site="north", phase="train radiomics", attempt=1)
-    journal.write("round", course="federated", model="radiomics", fold=0, round_number=3, rounds=3, train_loss=0.2)
+    journal.write(
+        "round", course="federated", model="radiomics", fold=0, round_number=3, rounds=3, train_loss=0.2, sites=2
+    )
     if finished:
         journal.write("finished")
