@@ -33,6 +33,7 @@ from common.config.loading import digest
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
 from common.errors import Code, GateError, MessageError, StateError
+from common.masking_messages import MaskedValues
 from common.messages import (
     ANSWER_OF,
     SCHEMA_VERSION,
@@ -40,6 +41,7 @@ from common.messages import (
     AskStatistic,
     Done,
     Evaluate,
+    EvaluationSums,
     Hello,
     LocalUpdate,
     Prepare,
@@ -47,12 +49,14 @@ from common.messages import (
     Reply,
     Request,
     Split,
+    StatisticSums,
     Train,
     Welcome,
 )
 from common.version import versions
 
 MEGABYTE = 10**6
+ABOUT_CASES = (StatisticSums, LocalUpdate, EvaluationSums, MaskedValues)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -81,6 +85,7 @@ class Gate:
         self._studies = {digest(study): study for study in studies}
         self._asked: dict[str, AskedQuestions] = {}
         self._budget_head = ""
+        self._case_lists: dict[str, str] = {}
         self.budget = PrivacyBudget.of(config)
         self.log = AuditLog(AuditFiles.of(config.state, self.rules.head), key, on_entry=self._take)
 
@@ -98,6 +103,7 @@ class Gate:
         if isinstance(request, Hello):
             require_same_versions(request)
         study = self.require_approved(request.study_digest)
+        self._require_same_cases(request.study_digest)
         self._require_rounds(study)
         if self.rules.require_privacy and not promises_privacy(study):
             raise GateError(f"study {study.name}: not all that leaves is differentially private (gate.require_privacy)")
@@ -149,6 +155,7 @@ class Gate:
             bytes=size,
             sha256=sha.hexdigest(),
             cases=getattr(reply, "n_cases", None) or 0,
+            case_list=self._case_list() if isinstance(reply, ABOUT_CASES) else "",
             seconds=round(seconds, 3),
         )
 
@@ -232,6 +239,24 @@ class Gate:
             raise GateError(f"{name} of {size} bytes, allowed are {allowed}")
         return size
 
+    def _require_same_cases(self, study_digest: str) -> None:
+        """Refuse to go on with another case list than that of the answers that left: their difference would be the
+        cases that came or went.
+        """
+        answered_about = self._case_lists.get(study_digest)
+        if self.config.coordinator is not None and answered_about and self._case_list() != answered_about:
+            raise GateError(
+                f"{self.config.manifest} changed since answers of study {study_digest[:12]} left, and the difference "
+                "could tell of the cases that changed; approve the study again to go on all the same"
+            )
+
+    def _case_list(self) -> str:
+        """SHA-256 of the manifest; empty where it cannot be read, which is told when the study is opened."""
+        try:
+            return hashlib.sha256(self.config.manifest.read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
     def _require_rounds(self, study: StudyConfig) -> None:
         for entry in study.models:
             if entry.rounds > self.rules.max_rounds:
@@ -251,6 +276,10 @@ class Gate:
     def _take(self, entry: Entry) -> None:
         """Count what the log holds: after a restart, and while another process writes."""
         self.approvals.take(entry)
+        if entry["event"] == "approved":
+            self._case_lists.pop(str(entry["study"]), None)
+        if entry["event"] == "left" and entry["case_list"]:
+            self._case_lists[str(entry["study"])] = str(entry["case_list"])
         if entry["event"] == "spent":
             self._budget_head = str(entry["budget_head"])
         if entry["event"] == "asked":

@@ -35,6 +35,7 @@ from common.messages import (
     Evaluate,
     Finish,
     Hello,
+    LocalUpdate,
     MaskedInput,
     Prepare,
     PrivacyEvent,
@@ -269,6 +270,20 @@ def test_a_question_of_one_study_in_the_envelope_of_another(hospital: Hospital):
     refused(hospital.approved(), masked, Code.MESSAGE, "a question of one study comes under the name of another")
 
 
+def test_the_same_question_about_one_case_less(hospital: Hospital, tmp_path: Path):
+    """The difference of both answers would be that case."""
+    everybody = hospital.config.manifest.read_text()
+    own = tmp_path / "cases.csv"
+    own.write_text(everybody)
+    hospital.config = hospital.config.model_copy(update={"manifest": own})
+    assert answered(hospital.approved().answer(ask()))
+    own.write_text("\n".join(everybody.splitlines()[:-1]) + "\n")
+    refused(hospital.open(), ask(), Code.GATE, "cases.csv changed since answers of study")
+    assert answered(hospital.approved().answer(ask()))  # the hospital decided that it may go on
+    own.write_text(everybody)
+    refused(hospital.open(), train(), Code.GATE, "cases.csv changed since answers of study")
+
+
 # --- restarts ---
 
 
@@ -383,6 +398,20 @@ def test_an_answer_from_too_few_cases_is_held_back_at_the_door_too(hospital: Hos
     update = site.answer(train())
     monkeypatch.setattr(site, "_answer", lambda _: replace(update, n_cases=1))
     refused(site, train(), Code.SMALL_CELL, "answer from 1 cases, the minimum here is 2")
+
+
+def test_an_update_that_tells_no_number_of_cases_leaves_only_if_they_are_enough(hospital: Hospital):
+    """Under site-level privacy the number of cases stays here; it was compared with the minimum before training."""
+    promise = "minimum_cases = 2, site_level = { clipping_norm = 0.01, noise_multiplier = 1.0, target_delta = 1e-3 }"
+    uniform = 'federated = { strategy = { kind = "fedavg", weighting = "uniform" } }'
+    private = study(STUDY, ("minimum_cases = 2", promise), ("seed = 3", f"seed = 3\n{uniform}"))
+    hospital.studies = (private,)
+    request = train(study_digest=digest(private))
+    update = hospital.approved(private).answer(request)
+    assert isinstance(update, LocalUpdate)
+    assert (update.n_cases, update.train_loss) == (1, 0.0)
+    hospital.config = hospital.config.model_copy(update={"minimum_cases": 9})
+    refused(hospital.open(), request, Code.SMALL_CELL, "8 train cases in fold 0, the minimum here is 9")
 
 
 def test_an_answer_of_another_kind_than_was_asked_is_held_back(hospital: Hospital, monkeypatch: pytest.MonkeyPatch):
