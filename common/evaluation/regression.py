@@ -103,7 +103,7 @@ class ErrorSums:
 
 def mean_absolute_error(sums: ErrorSums, *, confidence: float = 0.95) -> Estimate:
     """MAE in the outcome's unit, with Student's interval."""
-    return mean_interval(float(sums.errors[2]), float(sums.errors[3]), sums.n_cases, confidence=confidence)
+    return mean_interval(float(sums.errors[2]), float(sums.errors[3]), sums.n_cases, confidence=confidence, lowest=0.0)
 
 
 def bias(sums: ErrorSums, *, confidence: float = 0.95) -> Estimate:

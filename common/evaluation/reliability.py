@@ -30,14 +30,18 @@ Matrix = npt.NDArray[np.float64]
 def brier(sums: ScoreSums, *, confidence: float = 0.95) -> Estimate:
     """Mean squared error of the event's probability; for more than two classes summed over the classes."""
     return mean_interval(
-        float(sums.losses[BRIER]), float(sums.losses[BRIER_SQUARES]), sums.n_cases, confidence=confidence
+        float(sums.losses[BRIER]), float(sums.losses[BRIER_SQUARES]), sums.n_cases, confidence=confidence, lowest=0.0
     )
 
 
 def log_loss(sums: ScoreSums, *, confidence: float = 0.95) -> Estimate:
     """Mean negative logarithm of the true class's probability."""
     return mean_interval(
-        float(sums.losses[LOG_LOSS]), float(sums.losses[LOG_LOSS_SQUARES]), sums.n_cases, confidence=confidence
+        float(sums.losses[LOG_LOSS]),
+        float(sums.losses[LOG_LOSS_SQUARES]),
+        sums.n_cases,
+        confidence=confidence,
+        lowest=0.0,
     )
 
 

@@ -75,8 +75,10 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95, what: str = "pro
     return Estimate(value, max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value)), "Wilson")
 
 
-def mean_interval(total: float, squares: float, n: int, *, confidence: float = 0.95) -> Estimate:
-    """Mean of ``n`` values from their sum and sum of squares, with Student's t.
+def mean_interval(
+    total: float, squares: float, n: int, *, confidence: float = 0.95, lowest: float = -math.inf
+) -> Estimate:
+    """Mean of ``n`` values from their sum and sum of squares, with Student's t; it ends at ``lowest``, which no value is below.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def mean_interval(total: float, squares: float, n: int, *, confidence: float = 0
     value = total / n
     variance = max(squares - total * value, 0.0) / (n - 1)
     half = float(special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
-    return Estimate(value, value - half, value + half, "Student's t")
+    return Estimate(value, max(value - half, lowest), value + half, "Student's t")
 
 
 def logit_interval(value: float, standard_error: float, *, confidence: float, method: str, bound: float) -> Estimate:

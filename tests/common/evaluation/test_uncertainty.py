@@ -106,3 +106,9 @@ def test_coverage_of_the_auc_interval(n, prevalence, strength):
 def test_average_squares_and_adds():
     found = average(Estimate(0.8, 0.5, 0.9, "a"), Estimate(0.6, 0.2, 0.8, "b"), method="c")
     assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.45, 0.7 + 0.5 * np.hypot(0.1, 0.2)))
+
+
+def test_the_mean_of_squares_has_no_negative_end():
+    values = np.array([0.0, 0.0, 0.0, 0.9])
+    assert mean_interval(values.sum(), values @ values, 4).low < 0
+    assert mean_interval(values.sum(), values @ values, 4, lowest=0.0).low == 0
