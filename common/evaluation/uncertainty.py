@@ -78,7 +78,9 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95, what: str = "pro
 def mean_interval(
     total: float, squares: float, n: int, *, confidence: float = 0.95, lowest: float = -math.inf
 ) -> Estimate:
-    """Mean of ``n`` values from their sum and sum of squares, with Student's t; it ends at ``lowest``, which no value is below.
+    """Mean of ``n`` values from their sum and sum of squares, with Student's t.
+
+    No value is below ``lowest``, so the interval ends there.
 
     Raises
     ------
