@@ -131,7 +131,8 @@ def ledger(site_file: SiteFile = Path("site.toml")) -> None:
     found = _check(config)
     table = Table(title=f"site {config.site}: what left")
     for heading in ("study", "asked", "refused", "left", "messages", "bytes", "last"):
-        table.add_column(heading, overflow="fold")
+        beside_one_another = heading in ("left", "messages", "bytes")  # their lines belong together
+        table.add_column(heading, overflow="fold", no_wrap=beside_one_another)
     for key, study in totals(found.entries).items():
         refused = "\n".join(f"{code} {n}" for code, n in sorted(study.refused.items()))
         kinds = sorted(study.messages)

@@ -196,7 +196,8 @@ class FleetListener:
             while True:
                 event.clear()
                 reply = await loop.run_in_executor(self._workers, self._handle, PULL, request)
-                if reply.body or loop.time() >= end or self._state.generation.get(node_id) != generation:
+                over = self._closing or loop.time() >= end or self._state.generation.get(node_id) != generation
+                if reply.body or over:
                     return reply
                 ready = asyncio.ensure_future(event.wait())
                 await asyncio.wait({ready, gone}, timeout=end - loop.time(), return_when=asyncio.FIRST_COMPLETED)
