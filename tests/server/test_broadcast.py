@@ -23,6 +23,8 @@ from server.courses import FEDERATED, Course
 from server.training import TrainingState, train_group, unit_name
 from tests.server.memory_sites import STUDY, MemorySite, conversation, events, final_digests, members, run, study
 
+SITE_LEVEL = "{ clipping_norm = 0.05, noise_multiplier = 1.0, target_delta = 0.001 }"
+UNIFORM = "strategy = { kind = 'fedavg', weighting = 'uniform' }"
 CHANGE = "federated = { quorum = 2 }"
 
 
@@ -46,6 +48,24 @@ def test_every_site_and_the_coordinator_hold_the_same_bits_in_every_round(tmp_pa
     trains = [request for request in sites["a"].asked if isinstance(request, Train)]
     assert [len(request.difference) for request in trains] == [0, 1, 1, 1, 1]
     assert state.round_number == 5
+
+
+def test_it_composes_with_site_level_privacy(tmp_path: Path):
+    """The coordinator clips what it decoded, so codes and residuals lengthen nobody's part of the noisy sum."""
+    of = study(
+        (CHANGE, f"federated = {{ {UNIFORM}, compression = {{ kind = 'int8' }} }}"),
+        ("local_only = true", "local_only = false"),
+        ("privacy = { minimum_cases = 1 }", f"privacy = {{ minimum_cases = 1, site_level = {SITE_LEVEL} }}"),
+        rounds(4),
+    )
+    sites = members(of, tmp_path)
+    opened: dict[int, set[str]] = {}
+    for site in sites.values():
+        _watch(site, opened)
+    state = _train(of, tmp_path, sites)
+    assert {number: len(found) for number, found in opened.items()} == dict.fromkeys(range(1, 5), 1)
+    assert state.absent == ()
+    assert state.parameters.all_finite()
 
 
 def _watch(site: MemorySite, opened: dict[int, set[str]]) -> None:
