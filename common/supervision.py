@@ -132,10 +132,11 @@ class _Supervisor:
         if self._stop.is_set():  # the signal came before the group was known
             self._pass_on(signal.SIGTERM)
         try:
-            process.wait()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number is not given to others yet
         finally:
             self._pass_on(signal.SIGKILL)  # whatever the process left behind
             self._group = None
+            process.wait()
         code = process.returncode
         return code if code >= 0 else 128 - code
 

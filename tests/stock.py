@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from client.bundle_guard import bundle_hash
 from client.identity import load_key
 from simulations.consortium import Consortium, free_port, last_lines
 from tests.deployment import REPOSITORY, stop, until
@@ -65,6 +66,8 @@ class StockFlower:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+            "HOSPITAL": str(self.made.hospital(name)),
+            "MARK": name,
             "OMP_NUM_THREADS": "1",
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "PYTHONPATH": str(REPOSITORY),
@@ -120,6 +123,13 @@ class StockFlower:
                 *("--node-config", f'site="{self.made.hospital(site) / "site.toml"}"'),
             ],
         )
+
+    def start_guarded(self, site: str, *allowed: bytes) -> None:
+        """An unmodified SuperNode with fedrad's executor, which lets runs with these bundles in."""
+        site_file = self.made.hospital(site) / "site.toml"
+        text = site_file.read_text().replace(self.made.address, f"127.0.0.1:{self.port}")
+        site_file.write_text(f"allowed_bundles = {[bundle_hash(bundle) for bundle in allowed]}\n{text}")
+        self.start(site, [sys.executable, "-m", "simulations", "site", "supernode", site_file])
 
     def run(self, app: Path, **config: str | Path) -> None:
         values = [f'{name}="{value}"' for name, value in config.items()]

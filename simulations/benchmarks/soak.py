@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -31,7 +32,7 @@ from server.checkpoint import CheckpointStore
 from server.opening import JOURNAL_FILE, open_run
 from server.training import TrainingState
 from simulations.benchmarks.relay import Relay
-from simulations.consortium import COORDINATOR, Consortium, free_port, last_lines
+from simulations.consortium import COORDINATOR, SUPERVISION_LOG, Consortium, free_port, last_lines
 from simulations.parties import Parties, Separation
 from simulations.run import simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
@@ -41,7 +42,8 @@ DISTURBED = 0.6
 """Share of the rounds in which something dies."""
 
 WARM_UP = 0.25
-"""Share of a process's rounds that is left out of slopes: libraries load, caches fill, allocators settle."""
+"""Share of a process's rounds that is left out of slopes: libraries load, caches fill, allocators settle. The
+last round is left out too: the report is written in it."""
 
 SLOPE_LIMIT_MB = 2.0
 """Growth in 100 rounds that counts as a leak. The history of rounds, which a coordinator holds, is far below."""
@@ -62,7 +64,8 @@ class Life:
     @property
     def settled(self) -> list[tuple[int, float, int]]:
         first, last = self.samples[0][0], self.samples[-1][0]
-        return [sample for sample in self.samples if sample[0] >= first + WARM_UP * (last - first) and sample[1] > 0]
+        start = first + WARM_UP * (last - first)
+        return [sample for sample in self.samples if start <= sample[0] < last]
 
     def growth(self) -> tuple[float, float]:
         """Resident MB and file descriptors in 100 rounds, by least squares; zeros where there is too little to tell."""
@@ -130,8 +133,13 @@ class Soak:
         for name, code in self.parties.ended().items():
             if name == COORDINATOR and code == 0:
                 return True
-            if code >= 0:
-                self.made.require_running({name: code})
+            stopped = code in (0, 128 + signal.SIGTERM)
+            if code >= 0 and not stopped:
+                folder = self.made.coordinator if name == COORDINATOR else self.made.hospital(name)
+                lines = [*last_lines(folder / "output.log", 5), *last_lines(folder / SUPERVISION_LOG, 5)]
+                raise FederationError(f"supervisor of {name} ended with code {code}:\n" + "\n".join(lines))
+            if stopped:  # somebody else on this machine sent SIGTERM: one disturbance more
+                self.done["stopped from outside"] += 1
             del self.parties.running[name]
             self._start(name)
         return False

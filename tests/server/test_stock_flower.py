@@ -1,23 +1,34 @@
-"""The same study under an unmodified SuperLink, SuperNodes and `flwr run .`: equal to one process, bit for bit."""
+"""The same study under an unmodified SuperLink and `flwr run .`: equal to one process, bit for bit.
+
+One hospital runs an unmodified SuperNode, the other one with fedrad's executor. Afterwards somebody starts a run with a
+hostile bundle: the first hospital runs it, which is what docs/stock_flower.md warns of, and the second does not.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.cli.build import build_fab_from_disk
+from flwr.common.constant import ErrorCode
 
+from common.errors import Code
+from common.journal import JsonLines
 from server.opening import open_run
 from simulations.run import simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
 from tests.deployment import REPOSITORY, until
+from tests.hostile_bundle import Listener, hostile_files
 from tests.simulations.test_over_flower import final_digests
-from tests.stock import stock_flower
+from tests.stock import StockFlower, stock_flower
 
 SITES = ("east", "north")
 
 
 @pytest.mark.stock
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_study_under_stock_flower_ends_with_the_same_bits(tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -32,10 +43,32 @@ def test_a_study_under_stock_flower_ends_with_the_same_bits(tmp_path: Path) -> N
         flower.start_superlink()
         for site in SITES:
             flower.register(site)
-            flower.start_supernode(site)
+        flower.start_supernode("east")
+        flower.start_guarded("north", build_fab_from_disk(REPOSITORY))
         flower.run(REPOSITORY, study=made.coordinator / "study.toml", out=out)
-        try:
-            until((out / "report.html").exists, seconds=800)
-        except TimeoutError as error:
-            raise AssertionError(flower.tails()) from error
-    assert final_digests(out, study) == final_digests(alone / "run", study)
+        wait(flower, (out / "report.html").exists)
+        assert final_digests(out, study) == final_digests(alone / "run", study)
+        require_hostile_run_refused(flower, tmp_path / "hostile")
+
+
+def require_hostile_run_refused(flower: StockFlower, folder: Path) -> None:
+    marks, app, result = folder / "marks", folder / "app", folder / "result.json"
+    marks.mkdir(parents=True)
+    with Listener() as listener:
+        for name, content in hostile_files(marks, listener.port).items():
+            (app / name).parent.mkdir(parents=True, exist_ok=True)
+            (app / name).write_bytes(content)
+        flower.run(app, result=result)
+        wait(flower, result.exists)
+    assert json.loads(result.read_text()) == [0, ErrorCode.INVALID_FAB]
+    assert [path.name for path in marks.iterdir()] == ["east"]
+    assert listener.received == [(flower.made.hospital("east") / "cases.csv").read_bytes()]
+    lines = list(JsonLines(flower.made.hospital("north") / "state" / "log.jsonl").read())
+    assert [line["code"] for line in lines if line.get("request") == "bundle"] == [Code.BUNDLE_NOT_ALLOWED]
+
+
+def wait(flower: StockFlower, condition: Callable[[], bool]) -> None:
+    try:
+        until(condition, seconds=600)
+    except TimeoutError as error:
+        raise AssertionError(flower.tails()) from error
