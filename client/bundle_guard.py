@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -41,6 +42,9 @@ from common.wire import Limits, inflate_record
 
 POLL_S = 0.2
 TIMEOUT_S = 60.0
+PATIENCE_S = 600.0
+"""For the objects of a message, which the SuperNode fetches while its task is offered already."""
+
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 TAKEN = (TaskType.CLIENT_APP, TaskType.AGENT_APP)
 """Tasks that a SuperNode waits for: the second kind is refused, because one that nobody takes blocks the SuperNode."""
@@ -133,7 +137,7 @@ class GuardedExecutor:
     def _answer(self, client: RuntimeHttpClient, kind: str) -> None:
         given = client.PullTaskInput(PullTaskInputRequest())
         context = context_from_proto(given.context)
-        pulled = client.PullMessages(PullAppMessagesRequest())
+        pulled = _patiently(lambda: client.PullMessages(PullAppMessagesRequest()), lambda found: found.messages_list)
         head, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
         node = Node(node_id=context.node_id)
         if self._refuses(kind, bytes(given.fab.content), str(given.run.fab_id)):
@@ -162,6 +166,27 @@ class GuardedExecutor:
             if len(ids) > self._limits.objects:
                 raise MessageError(f"request of {len(ids)} objects, at most {self._limits.objects} are accepted")
             pull = partial(PullObjectRequest, node=node, run_id=head.metadata.run_id)
-            objects = {key: bytes(client.PullObject(pull(object_id=key)).object_content) for key in ids}
+            objects = {key: _object(client, pull(object_id=key)) for key in ids}
             record = inflate_record(tree.object_id, objects, self._limits)
         return make_message(metadata=head.metadata, content=record)
+
+
+def _object(client: RuntimeHttpClient, request: PullObjectRequest) -> bytes:
+    found = _patiently(lambda: client.PullObject(request), lambda found: found.object_found and found.object_available)
+    return bytes(found.object_content)
+
+
+def _patiently(call: Callable[[], Any], ready: Callable[[Any], Any]) -> Any:
+    """What a SuperNode hands out once it is there: it offers a task before it has fetched the message and its objects.
+
+    Raises
+    ------
+    httpx.ReadTimeout
+        If it does not come; the SuperNode then gives the task up.
+    """
+    end = monotonic() + PATIENCE_S
+    while not ready(found := call()):
+        if monotonic() > end:
+            raise httpx.ReadTimeout("the SuperNode offers a task without its message")
+        sleep(POLL_S)
+    return found

@@ -48,6 +48,9 @@ last round is left out too: the report is written in it."""
 SLOPE_LIMIT_MB = 2.0
 """Growth in 100 rounds that counts as a leak. The history of rounds, which a coordinator holds, is far below."""
 
+DESCRIPTOR_LIMIT = 3.0
+"""In 100 rounds, as above; a connection more or less in the pool is no leak."""
+
 LEAST_ROUNDS = 20
 """Fewer tell nothing about growth."""
 
@@ -61,17 +64,18 @@ class Life:
 
     samples: list[tuple[int, float, int]] = field(default_factory=list)
 
-    @property
-    def settled(self) -> list[tuple[int, float, int]]:
+    def settled(self, calm: float) -> list[tuple[int, float, int]]:
+        """Samples from round ``calm`` on, without the warm-up and without the last round, in which the report is made."""
         first, last = self.samples[0][0], self.samples[-1][0]
-        start = first + WARM_UP * (last - first)
+        start = max(calm, first + WARM_UP * (last - first))
         return [sample for sample in self.samples if start <= sample[0] < last]
 
-    def growth(self) -> tuple[float, float]:
+    def growth(self, calm: float = 0.0) -> tuple[float, float]:
         """Resident MB and file descriptors in 100 rounds, by least squares; zeros where there is too little to tell."""
-        if len({sample[0] for sample in self.settled}) < LEAST_ROUNDS:
+        settled = self.settled(calm)
+        if len({sample[0] for sample in settled}) < LEAST_ROUNDS:
             return 0.0, 0.0
-        rounds, megabytes, descriptors = (np.array(column, dtype=float) for column in zip(*self.settled, strict=True))
+        rounds, megabytes, descriptors = (np.array(column, dtype=float) for column in zip(*settled, strict=True))
         return float(100 * np.polyfit(rounds, megabytes, 1)[0]), float(100 * np.polyfit(rounds, descriptors, 1)[0])
 
 
@@ -250,7 +254,7 @@ def _soak(folder: Path, rounds: int, every_s: float, seconds: float, seed: int) 
     disturbances = ", ".join(f"{n} {kind}" for kind, n in sorted(soak.done.items()))
     tell(f"{rounds} rounds in {monotonic() - started:.0f} s; disturbances: {disturbances}")
     tell(f"final parameters: {', '.join(value[:16] for value in expected.values())}; equal: {not faults}")
-    faults += _growth(soak, tell)
+    faults += _growth(soak, DISTURBED * rounds, tell)
     for fault in faults:
         tell(f"FAULT: {fault}")
     return 1 if faults else 0
@@ -264,19 +268,20 @@ def _undisturbed(folder: Path, rounds: int) -> tuple[StudyConfig, dict[str, str]
     return study, parameters_of(folder / "run", study)
 
 
-def _growth(soak: Soak, tell: Callable[[str], None]) -> list[str]:
-    """Print how every party's longest life grew; the faults among them."""
+def _growth(soak: Soak, calm: float, tell: Callable[[str], None]) -> list[str]:
+    """Print how every party's last life grew in the calm rounds; the faults among them."""
     faults = []
     for party, lives in soak.lives.items():
-        life = max(lives.values(), key=lambda found: len(found.samples))
-        megabytes, descriptors = life.growth()
-        last = life.settled[-1] if life.settled else life.samples[-1]
+        life = max(lives.values(), key=lambda found: found.samples[-1][0])
+        settled = life.settled(calm) or life.samples
+        megabytes, descriptors = life.growth(calm)
+        last = settled[-1]
         tell(
-            f"{party}: {len(lives)} lives; longest: rounds {life.samples[0][0]}-{last[0]}, "
+            f"{party}: {len(lives)} lives; calm rounds {settled[0][0]}-{last[0]}, "
             f"{last[1]:.0f} MB ({megabytes:+.2f} MB / 100 rounds), "
             f"{last[2]} descriptors ({descriptors:+.2f} / 100 rounds)"
         )
-        if megabytes > SLOPE_LIMIT_MB or descriptors > 1:
+        if megabytes > SLOPE_LIMIT_MB or descriptors > DESCRIPTOR_LIMIT:
             faults.append(f"{party} grows")
     return faults
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from time import sleep
 
 import httpx
 import pytest
@@ -62,7 +63,15 @@ class SuperNode:
         self._server.should_exit = True
         self._thread.join(10)
 
-    def receives(self, record: RecordDict, bundle: bytes, *, run_id: int = 5, kind: str = TaskType.SERVER_APP) -> None:
+    def receives(
+        self,
+        record: RecordDict,
+        bundle: bytes,
+        *,
+        run_id: int = 5,
+        kind: str = TaskType.SERVER_APP,
+        object_s: float = 0.0,
+    ) -> None:
         """A message of a run that comes with ``bundle``, as from a SuperLink."""
         run = Run.create_empty(run_id)
         run.fab_id, run.fab_version, run.fab_hash = "fedrad/fedrad", "0.1.0", bundle_hash(bundle)
@@ -77,7 +86,7 @@ class SuperNode:
             lambda: (message, get_object_tree(message)),
             lambda _: run,
             lambda *_: Fab(run.fab_hash, bundle, {}),
-            lambda _, key: objects[key],
+            lambda _, key: (sleep(object_s), objects[key])[1],
             lambda *_: None,
             None,
         )
@@ -163,6 +172,15 @@ def test_the_right_bundle_is_answered_by_the_installed_fedrad(node: SuperNode, t
     assert takes_one(node, tmp_path, bundle)
     assert encode(decode_message(node.reply().content, Limits())) == encode(Welcome("east", {}))
     assert not refusals(tmp_path)
+
+
+def test_objects_that_come_after_the_task_are_waited_for(node: SuperNode, tmp_path: Path) -> None:
+    bundle = build_fab_from_disk(REPOSITORY)
+    receiving = threading.Thread(target=lambda: node.receives(hello(), bundle, object_s=1.0))
+    receiving.start()
+    until(lambda: takes_one(node, tmp_path, bundle))
+    receiving.join()
+    assert encode(decode_message(node.reply().content, Limits())) == encode(Welcome("east", {}))
 
 
 def test_a_changed_bundle_is_another_one(node: SuperNode, tmp_path: Path) -> None:
