@@ -65,7 +65,7 @@ class Life:
     samples: list[tuple[int, float, int]] = field(default_factory=list)
 
     def settled(self, calm: float) -> list[tuple[int, float, int]]:
-        """Samples from round ``calm`` on, without the warm-up and without the last round, in which the report is made."""
+        """Samples since round ``calm``, without the warm-up and the last round (the report is made in it)."""
         first, last = self.samples[0][0], self.samples[-1][0]
         start = max(calm, first + WARM_UP * (last - first))
         return [sample for sample in self.samples if start <= sample[0] < last]
