@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from client.governance_cli import governance_app
 from client.site_file import SiteFile, load_site
+from common.logs import JsonLog, LogFormat
 
 if TYPE_CHECKING:
     from client.prepared_study import PreparedStudy
@@ -144,14 +146,33 @@ def extract(
 
 
 @site_app.command()
-def start(site_file: SiteFile) -> None:
+def start(
+    site_file: SiteFile,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Of what is told meanwhile; json: on standard error, without identifiers.")
+    ] = "text",
+) -> None:
     """Connect to the coordinator and answer the approved studies until stopped (Ctrl-C or SIGTERM)."""
+    log = JsonLog("site") if log_format == "json" else None
+    with log.until_the_end() if log else nullcontext():
+        _serve(site_file, log)
+
+
+def _serve(site_file: Path, log: JsonLog | None) -> None:
     from client.node import NodeConnection, serve
     from client.preflight import check_certificate
     from client.site import Site
     from common.config.loading import digest
     from common.errors import ConfigError
     from common.wire import Limits
+
+    console = Console(emoji=False)
+
+    def tell(text: str) -> None:
+        if log:
+            log.say(text)
+        else:
+            console.print(text, markup=False)
 
     config, studies = load_site(site_file)
     if config.coordinator is None:
@@ -160,18 +181,11 @@ def start(site_file: SiteFile) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     site = Site(config, studies)
-    console = Console(emoji=False)
     for study in studies:
         if digest(study) not in site.gate.approvals.held:
-            console.print(
-                f"[yellow]{study.name} is not approved, so it is refused: fedrad site approve[/]", soft_wrap=True
-            )
+            tell(f"{study.name} is not approved, so it is refused: fedrad site approve")
     approved = sum(digest(study) in site.gate.approvals.held for study in studies)
-    console.print(f"site {config.site}: {approved} approved studies, coordinator {config.coordinator.address}")
-
-    def tell(text: str) -> None:
-        console.print(text, markup=False)
-
+    tell(f"site {config.site}: {approved} approved studies, coordinator {config.coordinator.address}")
     connection = NodeConnection.of(config.coordinator)
     certificate = check_certificate(connection, config.site)
     if certificate.advice:
@@ -196,7 +210,7 @@ def supernode(
     config, studies = load_site(site_file)
     if config.coordinator is None:
         raise ConfigError(str(site_file), ["coordinator: missing; it names the SuperLink and this hospital's key"])
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     if key_only:
         console.print(f"to be registered with the SuperLink: {prepare_keys(config.coordinator, config.state)}")
         return
@@ -214,7 +228,7 @@ def bundle_hash(
     """Print the SHA-256 of a bundle, as allowed_bundles in site.toml lists it. Nothing of the bundle is run."""
     from client.bundle_guard import bundle_hash
 
-    Console(soft_wrap=True, highlight=False).print(bundle_hash(bundle.read_bytes()))
+    Console(soft_wrap=True, highlight=False, emoji=False).print(bundle_hash(bundle.read_bytes()))
 
 
 def _prepare(config: SiteConfig, study: StudyConfig, console: Console) -> PreparedStudy:

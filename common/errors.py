@@ -154,3 +154,10 @@ class StateError(FedradError):
     """A file that fedrad keeps (checkpoint, ledger, cache) is damaged or belongs to another study."""
 
     default_code = Code.STATE
+
+
+def exit_code(error: FedradError) -> int:
+    """With which code a command ends: 2 for a wrong file, 3 for a study that the federation cannot run, else 1."""
+    if isinstance(error, ConfigError):
+        return 2
+    return 3 if isinstance(error, FederationError | GateError) else 1

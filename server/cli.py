@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from common.errors import FedradError, StateError
+from common.logs import JsonLog, LogFormat
 from server.authority_cli import authority_app
 from server.control_cli import control_app
 from server.user_cli import user_app
+
+if TYPE_CHECKING:
+    from server.opening import StudyRun
 
 coordinator_app = typer.Typer(
     no_args_is_help=True, help="The coordinator: certificates, studies, their state and their reports."
@@ -29,6 +36,7 @@ PageCertificate = Annotated[Path | None, typer.Option(help="The page's own certi
 PageKey = Annotated[Path | None, typer.Option(help="Key of the page's own certificate.")]
 Metrics = Annotated[str, typer.Option(help="Loopback address of the Prometheus metrics; none without it.")]
 Health = Annotated[str, typer.Option(help="Loopback address of the gRPC health service; none without it.")]
+Format = Annotated[LogFormat, typer.Option("--log-format", help="Of what is told meanwhile; json: on standard error.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a study run.")]
 
 
@@ -44,26 +52,28 @@ def run(
     dashboard_key: PageKey = None,
     metrics: Metrics = "",
     health: Health = "",
+    log_format: Format = "text",
 ) -> None:
     """Wait for the study's hospitals, run it, and write its report."""
     from server.observing import ObserverSettings, observing
-    from server.opening import open_run
     from server.progress import StudyProgress
     from server.service import open_federation, run_once
 
     console = Console(emoji=False)
     _stop_on_signals()
     progress = StudyProgress(console)
-    opened = open_run(study, out, resume=resume, listener=progress.show)
+    log = JsonLog("coordinator") if log_format == "json" else None
     observers = ObserverSettings(dashboard, metrics, health, dashboard_certificate, dashboard_key)
+    tell = log.say if log else progress.say
     with (
-        progress,
-        open_federation(home, listen, tell=progress.say) as federation,
-        observing(observers, home, federation, tell=progress.say) as watch,
+        log.until_the_end() if log else progress,
+        _opened(study, out, resume, log.journal if log else progress.show) as opened,
+        open_federation(home, listen, tell=tell) as federation,
+        observing(observers, home, federation, tell=tell) as watch,
     ):
         watch.follow(out)
         run_once(opened, federation)
-    _report(out, console)
+        _report(out, None if log else console)
 
 
 @coordinator_app.command()
@@ -76,6 +86,7 @@ def start(
     dashboard_key: PageKey = None,
     metrics: Metrics = "",
     health: Health = "",
+    log_format: Format = "text",
 ) -> None:
     """Stay connected with the hospitals and run every study that is put into HOME/queue, one after the other.
 
@@ -87,17 +98,45 @@ def start(
 
     console = Console(emoji=False)
     stop = _stop_on_signals()
+    log = JsonLog("coordinator") if log_format == "json" else None
 
-    def tell(text: str) -> None:
+    def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
+    def failed(file: str, error: FedradError) -> None:
+        if log:
+            log.failed("set_aside", error)
+        else:
+            say(f"{file}: {error}")
+
+    tell = log.say if log else say
     queue = StudyQueue(home, approval=approval)
     observers = ObserverSettings(dashboard, metrics, health, dashboard_certificate, dashboard_key)
     with (
+        log.until_the_end() if log else nullcontext(),
         open_federation(home, listen, tell=tell) as federation,
         observing(observers, home, federation, queue=queue, tell=tell) as watch,
     ):
-        serve_queue(queue, federation, stop=stop, tell=tell, follow=watch.follow)
+        listener = log.journal if log else None
+        serve_queue(queue, federation, stop=stop, tell=tell, failed=failed, follow=watch.follow, listener=listener)
+
+
+@coordinator_app.command()
+def export(
+    folder: RunFolder,
+    into: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for what is written.")],
+    to: Annotated[str, typer.Option(help="[b]tensorboard[/] or [b]mlflow[/].")],
+) -> None:
+    """Write the learning curves of a run for TensorBoard or MLflow; both come with the extra `export`."""
+    from server.export import export as write
+    from server.opening import require_run
+    from server.results import load_results
+
+    if to not in ("tensorboard", "mlflow"):
+        raise StateError(f"{to!r}: expected tensorboard or mlflow")
+    require_run(folder)
+    n = write(load_results([folder]), "mlflow" if to == "mlflow" else "tensorboard", into)
+    Console(emoji=False).print(f"{n} points: {into}", highlight=False, soft_wrap=True)
 
 
 @coordinator_app.command()
@@ -109,13 +148,23 @@ def report(folder: RunFolder) -> None:
     _report(folder, Console(emoji=False))
 
 
-def _report(folder: Path, console: Console) -> None:
+@contextmanager
+def _opened(study: Path, out: Path, resume: bool, listener: Callable[[dict[str, Any]], None]) -> Iterator[StudyRun]:
+    from server.opening import open_run
+
+    yield open_run(study, out, resume=resume, listener=listener)
+
+
+def _report(folder: Path, console: Console | None) -> None:
+    """Write tables and report; say so where there is a terminal to say it on."""
     from server.report import write_report
     from server.results import load_results, summary_table, write_tables
 
     results = load_results([folder])
     write_tables(results, folder)
     write_report(results, folder / "report.html")
+    if console is None:
+        return
     console.print(summary_table(results))
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 

@@ -97,6 +97,7 @@ def serve_queue(
     *,
     stop: threading.Event,
     tell: Callable[[str], None],
+    failed: Callable[[str, FedradError], None],
     follow: Callable[[Path], None] = lambda folder: None,
     listener: Listener | None = None,
 ) -> None:
@@ -104,6 +105,8 @@ def serve_queue(
 
     Parameters
     ----------
+    failed : callable
+        Told the file name and the error of a study that is set aside.
     follow : callable
         Told the folder of each run before it begins.
     listener : callable, optional
@@ -121,7 +124,7 @@ def serve_queue(
             tell(f"{due[0].file.name}: done, its report is written")
             folder = DONE
         except FedradError as error:
-            tell(f"{due[0].file.name}: {error}")
+            failed(due[0].file.name, error)
         due[0].file.replace(queue.home / folder / due[0].file.name)
 
 

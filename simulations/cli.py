@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from client.cli import site_app
 from client.radiomics.cli import app as radiomics_app
-from common.errors import ConfigError, FederationError, FedradError, GateError
+from common.errors import FedradError, exit_code
 from server.cli import coordinator_app
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ app.add_typer(site_app, name="site")
 app.add_typer(coordinator_app, name="coordinator")
 app.add_typer(radiomics_app, name="radiomics")
 
-EXIT_FAILED, EXIT_CONFIG, EXIT_FEDERATION, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_CONFIG, EXIT_INTERRUPTED = 1, 2, 130
 
 
 @app.command()
@@ -148,7 +148,7 @@ def audit(
         attribute=attribute,
         processes=processes,
     )
-    if not run_audit(out, data, plan, console=Console()):
+    if not run_audit(out, data, plan, console=Console(emoji=False)):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -158,13 +158,7 @@ def main() -> None:
         app()
     except FedradError as error:
         Console(stderr=True, soft_wrap=True, emoji=False).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(_exit_code(error))
+        sys.exit(exit_code(error))
     except KeyboardInterrupt:
         Console(stderr=True, emoji=False).print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-
-
-def _exit_code(error: FedradError) -> int:
-    if isinstance(error, ConfigError):
-        return EXIT_CONFIG
-    return EXIT_FEDERATION if isinstance(error, FederationError | GateError) else EXIT_FAILED
