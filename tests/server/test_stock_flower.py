@@ -62,7 +62,8 @@ def require_hostile_run_refused(flower: StockFlower, folder: Path) -> None:
         wait(flower, result.exists)
     assert json.loads(result.read_text()) == [0, ErrorCode.INVALID_FAB]
     assert [path.name for path in marks.iterdir()] == ["east"]
-    assert listener.received == [(flower.made.hospital("east") / "cases.csv").read_bytes()]
+    stolen = (flower.made.hospital("east") / "cases.csv").read_bytes().splitlines()
+    assert [received.splitlines() for received in listener.received] == [stolen]
     lines = list(JsonLines(flower.made.hospital("north") / "state" / "log.jsonl").read())
     assert [line["code"] for line in lines if line.get("request") == "bundle"] == [Code.BUNDLE_NOT_ALLOWED]
 
