@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-compression bench-memory fuzz bundle hosts stock soak browser
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-compression bench-audit bench-memory fuzz bundle hosts stock soak browser
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -54,6 +54,10 @@ bench-deploy: $(STAMP)
 
 bench-compression: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.compression
+
+# The audit of docs/audit.md; some forty minutes on two cores.
+bench-audit: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.audit audit-benchmark
 
 bench-memory: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.memory
