@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-compression bench-audit bench-memory fuzz bundle hosts stock soak browser
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-privacy bench-compression bench-audit bench-memory fuzz bundle hosts stock soak browser
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -47,6 +47,10 @@ bench-secure-aggregation: $(STAMP)
 
 bench-private-statistics: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.private_statistics
+
+# About ten minutes on two idle cores; the generated cases stay in bench-privacy-out.
+bench-privacy: $(STAMP)
+	$(BIN)/python -m simulations.benchmarks.privacy --write docs/privacy.md
 
 bench-deploy: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.deploy
