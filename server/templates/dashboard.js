@@ -142,7 +142,7 @@ function table(head, rows, numbers) {
 function showPrivacy(state) {
   if (!state.study) return by("privacy").replaceChildren(make("p", "No study runs.", "empty"));
   if (!state.privacy.length) {
-    const text = "The study has no differential privacy of cases, so nothing is spent. No image or row of a table leaves a hospital; sums of fewer cases than the study's minimum do not either.";
+    const text = "The study has no differential privacy of cases, so none of it is spent; what site-level privacy costs, where the study has it, stands in the report. No image or row of a table leaves a hospital; sums of fewer cases than the study's minimum do not either.";
     return by("privacy").replaceChildren(make("p", text, "empty"));
   }
   const parts = state.privacy.flatMap((target) => {
