@@ -30,7 +30,7 @@ PLAN = AuditPlan(what_if=(PRIVATE, SECURE_SUM), shadows=24, victims=3, batches=(
 
 def main(folder: Path) -> None:
     """Write the cohort and the study into ``folder``, and audit it."""
-    console = Console()
+    console = Console(emoji=False)
     cohort, out = folder / "cohort", folder / "out"
     if not (cohort / "cases.csv").exists():
         write_cohort(cohort)
