@@ -84,7 +84,7 @@ class Run:
     first_round_s : float
         From the start of all processes to the end of the first round; less one warm round it is the cold start.
     bytes_per_model : float
-        What the application sent and received, a site and round, over the bytes of the model.
+        What the application sent and received, a site and round after the first, over the bytes of the model.
     """
 
     cpu_s: float
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line a repetition, and medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--communication", default="", help="lines of the study's [communication] table, `;` between")
+    parser.add_argument("--compression", default="", help="such as 'kind = \"int8\"'")
     parser.add_argument("--limit", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.limit:
@@ -114,13 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for _ in range(chosen.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(_compare(Path(folder), chosen.communication))
+            rows.append(_compare(Path(folder), chosen.compression))
         _print_row(rows[-1])
     _print_row({key: median(row[key] for row in rows) for key in rows[0]}, "median")
 
 
-def _compare(folder: Path, communication: str) -> dict[str, float]:
-    (folder / "study.toml").write_text(_study(communication))
+def _compare(folder: Path, compression: str) -> dict[str, float]:
+    (folder / "study.toml").write_text(_study(compression))
     for number, name in enumerate(SITES):
         _write_cases(folder / "hospitals" / name, seed=number)
     limit_cpu, limit_round = _limit(folder)
@@ -144,13 +144,13 @@ def _print_row(row: Mapping[str, float], name: str = "") -> None:
     )
 
 
-def _study(communication: str) -> str:
+def _study(compression: str) -> str:
     model = (
         f"rounds = {ROUNDS}\nmodel = {{ kind = 'cnn3d', channels = {list(CHANNELS)} }}\n"
         "training = { learning_rate = 0.001, batch_size = 8, local_epochs = 1 }\n"
     )
     sites = "".join(f'\n[[sites]]\nname = "{name}"\n' for name in SITES)
-    extra = "\n[communication]\n" + communication.replace(";", "\n") + "\n" if communication else ""
+    extra = "\n[federated.compression]\n" + compression.replace(";", "\n") + "\n" if compression else ""
     return STUDY + model + sites + "\n[privacy]\nminimum_cases = 5\n" + extra
 
 
@@ -271,8 +271,9 @@ def _bytes_per_model(consortium: Consortium) -> float:
     answers = [
         line for line in _journal(consortium) if line["event"] == "answer" and line.get("phase", "").startswith("train")
     ]
-    moved: float = sum(line["bytes_down"] + line["bytes_up"] for line in answers)
-    return moved / (ROUNDS * len(SITES)) / model_bytes()
+    warm = answers[len(SITES) :]
+    moved: float = sum(line["bytes_down"] + line["bytes_up"] for line in warm)
+    return moved / len(warm) / model_bytes()
 
 
 def model_bytes() -> int:
