@@ -278,7 +278,7 @@ class Gate:
         self.approvals.take(entry)
         if entry["event"] == "approved":
             self._case_lists.pop(str(entry["study"]), None)
-        if entry["event"] == "left" and entry["case_list"]:
+        if entry["event"] == "left" and entry.get("case_list"):
             self._case_lists[str(entry["study"])] = str(entry["case_list"])
         if entry["event"] == "spent":
             self._budget_head = str(entry["budget_head"])

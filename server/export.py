@@ -37,10 +37,10 @@ def export(results: StudyResults, to: Target, folder: Path) -> int:
     StateError
         If the package is not installed, naming the command that installs it; if the folder has content already.
     """
-    if find_spec(PACKAGE[to]) is None:
-        raise StateError(f"{PACKAGE[to]} is not installed: pip install 'fedrad[export]'")
     if folder.exists() and any(folder.iterdir()):
         raise StateError(f"{folder} is not empty; name a new folder")
+    if find_spec(PACKAGE[to]) is None:
+        raise StateError(f"{PACKAGE[to]} is not installed: pip install 'fedrad[export]'")
     folder.mkdir(parents=True, exist_ok=True)
     return _to_tensorboard(results, folder) if to == "tensorboard" else _to_mlflow(results, folder)
 
