@@ -87,8 +87,8 @@ def test_a_hospital_opens_no_port_and_its_images_are_read_only() -> None:
     site = service(DEPLOY / "compose.site.yaml")
     assert "ports" not in site
     assert "network_mode" not in site
-    assert "/srv/images:/work/images:ro" in site["volumes"]
-    assert [volume for volume in site["volumes"] if volume.endswith(":rw")] == ["./state:/work/state:rw"]
+    assert "/srv/images:/fedrad/images:ro" in site["volumes"]
+    assert [volume for volume in site["volumes"] if volume.endswith(":rw")] == ["./state:/fedrad/state:rw"]
     assert service(DEPLOY / "compose.coordinator.yaml")["ports"] == ["443:9443"]
 
 
