@@ -72,7 +72,9 @@ def test_the_studys_own_moments_give_a_patient_away_unless_private(of):
     assert abs(noisy) < 0.8
 
 
-def test_a_column_of_the_manifest_is_inferred(of):
+def test_a_column_of_the_manifest_is_inferred(of, monkeypatch: pytest.MonkeyPatch):
+    # at epsilon 8 the noise on 240 cases is smaller than the spread of the drawn cohorts
+    monkeypatch.setattr("simulations.audit.protections.WHAT_IF_EPSILON", 0.5)
     sex = Attribute("sex", "f")
     flags = has_attribute(of, sex, "a")
     assert flags is not None
@@ -81,7 +83,7 @@ def test_a_column_of_the_manifest_is_inferred(of):
     assert alone is not None
     assert private is not None
     assert alone.explained > 0.3
-    assert private.explained < alone.explained + 0.15  # at 240 cases the noise hides little; cohorts are drawn
+    assert private.explained < alone.explained
 
 
 def test_noise_beyond_the_effect_hides_the_share():
