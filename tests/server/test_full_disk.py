@@ -23,7 +23,7 @@ from server.opening import open_run
 from server.training import TrainingState
 from simulations.run import Cohort, simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
-from tests.simulations.test_over_flower import final_digests
+from tests.over_flower import final_digests
 
 SITES = ("east", "north")
 

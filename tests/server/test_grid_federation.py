@@ -31,7 +31,7 @@ from server.opening import open_run
 from simulations.run import simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
 from tests.deployment import REPOSITORY
-from tests.simulations.test_over_flower import final_digests
+from tests.over_flower import final_digests
 
 SITES = ("east", "north")
 DIGEST = "0" * 64

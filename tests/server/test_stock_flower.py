@@ -21,7 +21,7 @@ from simulations.run import simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
 from tests.deployment import REPOSITORY, until
 from tests.hostile_bundle import Listener, hostile_files
-from tests.simulations.test_over_flower import final_digests
+from tests.over_flower import final_digests
 from tests.stock import StockFlower, stock_flower
 
 SITES = ("east", "north")

@@ -9,17 +9,12 @@ from pathlib import Path
 import pytest
 
 from simulations.run import Cohort
-from tests.small_study import write_cohort, write_study
+from tests.small_study import write_study
 
 
 def fedrad(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simulations", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.mark.parametrize("command", ["", "demo", "simulate", "site", "coordinator", "radiomics", "site check"])

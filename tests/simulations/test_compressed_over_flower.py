@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.errors import Code
 from common.journal import JsonLines
-from server.opening import open_run
 from simulations.consortium import COORDINATOR, Consortium
-from simulations.parties import Parties, Separation
-from simulations.run import Cohort, simulate
-from tests.simulations.test_over_flower import final_digests, laid_out, start_all, wait_for_end, wait_for_rounds
-from tests.small_study import STUDY, write_cohort, write_study
+from simulations.parties import Parties
+from simulations.run import Cohort
+from tests.over_flower import digests_in_process, kill, laid_out, start_all, wait_for_end, wait_for_rounds
+from tests.small_study import STUDY
 
 FEDERATED = "federated = { round_deadline_s = 60, prepare_deadline_s = 120 }"
 IN_INT8 = 'federated = { round_deadline_s = 60, prepare_deadline_s = 120, compression = { kind = "int8" } }'
@@ -38,23 +36,8 @@ COMPRESSED = images_alone()
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
-
-
-@pytest.fixture(scope="module")
 def in_process(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("in-process")
-    study_file, study = write_study(folder, COMPRESSED)
-    opened = open_run(study_file, folder / "run", resume=False)
-    simulate(study, cohort, out=folder / "run", journal=opened.journal, baselines=False)
-    return final_digests(folder / "run", study)
-
-
-@pytest.fixture
-def parties() -> Iterator[Parties]:
-    with Parties(Separation("folders")) as running:
-        yield running
+    return digests_in_process(tmp_path_factory.mktemp("in-process"), cohort, COMPRESSED)
 
 
 def test_kills_on_both_sides_change_no_bit(
@@ -64,21 +47,15 @@ def test_kills_on_both_sides_change_no_bit(
     consortium = laid_out(cohort, tmp_path, COMPRESSED)
     start_all(consortium, parties)
     wait_for_rounds(consortium, parties, 3)
-    _kill(parties, "north")
+    kill(parties, "north")
     consortium.start_hospital(parties, "north")
     wait_for_rounds(consortium, parties, 7)
-    _kill(parties, COORDINATOR)
+    kill(parties, COORDINATOR)
     consortium.start_coordinator(parties, resume=True)
     assert wait_for_end(consortium, parties) == in_process
     assert ("north", Code.BASE_ABSENT) in _refusals(consortium)
     kept = [path for name in consortium.hospitals for path in consortium.hospital(name).rglob("*.residual")]
     assert kept == []
-
-
-def _kill(parties: Parties, name: str) -> None:
-    killed = parties.running.pop(name)
-    killed.kill()
-    killed.wait()
 
 
 def _refusals(consortium: Consortium) -> set[tuple[str, str]]:

@@ -11,23 +11,18 @@ from time import monotonic
 
 import pytest
 
-from common.config.loading import digest
+from common.config.loading import load
+from common.config.study import StudyConfig
 from common.journal import JsonLines
-from server.checkpoint import CheckpointStore
-from server.opening import JOURNAL_FILE, open_run
-from server.training import TrainingState
+from server.opening import JOURNAL_FILE, STUDY_FILE
 from simulations.cable import NAMESPACES, Quality
 from simulations.hosts import NAME, PROXY, Hosts, consortium_of, open_hosts
 from simulations.network import HOSTS_FILES, Network, Pass, why_not_here
-from simulations.run import Cohort, simulate
-from tests.small_study import write_cohort, write_study
+from simulations.run import Cohort
+from tests.over_flower import digests_in_process, final_digests
+from tests.small_study import STUDY, write_study
 
 pytestmark = pytest.mark.skipif(bool(why_not_here()), reason=why_not_here() or "never")
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.fixture
@@ -37,23 +32,17 @@ def hosts(cohort: Cohort, tmp_path: Path) -> Iterator[Hosts]:
         yield opened
 
 
-def digests(run: Path, study_digest: str) -> dict[str, str]:
-    store = CheckpointStore(run / "checkpoints", study_digest)
-    units = {name: store.load(name) for name in store.names() if name.startswith("training.")}
-    return {name: TrainingState.from_unit(unit).parameters.digest() for name, unit in units.items() if unit}
-
-
 def test_a_study_over_bad_cables_ends_with_the_same_bits(hosts: Hosts, cohort: Cohort, tmp_path: Path) -> None:
-    study_file, study = write_study(tmp_path)
-    opened = open_run(study_file, tmp_path / "in-process", resume=False)
-    simulate(study, cohort, out=tmp_path / "in-process", journal=opened.journal, baselines=False)
+    folder = tmp_path / "in-process"
+    folder.mkdir()
+    expected = digests_in_process(folder, cohort, STUDY)
     hosts.start()
     for n, host in enumerate(("north", "south", PROXY, "coordinator"), start=1):
         hosts.wait_for_rounds(n)
         hosts.cut(host, 4.0)
     hosts.wait_for_end()
     run = hosts.consortium.run_folder
-    assert digests(run, digest(study)) == digests(tmp_path / "in-process", digest(study))
+    assert final_digests(run, load(run / STUDY_FILE, StudyConfig)) == expected
     assert all(cable.lost > 0 for cable in hosts.network.cables.values())
     assert all(cable.carried > 100 for name, cable in hosts.network.cables.items())
     assert list(JsonLines(run / JOURNAL_FILE).read())[-1]["event"] == "finished"

@@ -32,16 +32,11 @@ from server.standardisation import LANDMARKS, landmarks_of_unit
 from server.table import entries_from_unit, steps_from_unit
 from server.training import TrainingState
 from simulations.run import Cohort, simulate, split_cohort
-from tests.small_study import ROBUSTNESS, STANDARDISED, STUDY, write_cohort, write_study
+from tests.small_study import ROBUSTNESS, STANDARDISED, STUDY, write_study
 
 NETWORK = '[[models]]\nname = "cnn"'
 NYUL = STANDARDISED[: STANDARDISED.index(NETWORK)]
 ROBUST = STUDY[: STUDY.index(NETWORK)] + ROBUSTNESS
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 def run(

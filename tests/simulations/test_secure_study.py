@@ -27,7 +27,7 @@ from server.results import load_results, summary_table, write_tables
 from server.training import TrainingState
 from simulations.credentials import issue_credentials
 from simulations.run import Cohort, simulate
-from tests.small_study import N_CASES, ROBUSTNESS, STANDARDISED, write_cohort, write_study
+from tests.small_study import N_CASES, ROBUSTNESS, STANDARDISED, write_study
 
 LEARNED = f"""{STANDARDISED.replace("rounds = 3", "rounds = 2")}{ROBUSTNESS}
 [table]
@@ -42,11 +42,6 @@ calibration = "platt"
 MASKED = LEARNED.replace(
     "privacy = { minimum_cases = 2 }", "privacy = { minimum_cases = 2, secure_aggregation = { most_cases = 50 } }"
 )
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 def simulated(folder: Path, text: str, cohort: Cohort) -> tuple[Path, StudyConfig]:

@@ -14,7 +14,7 @@ from simulations.consortium import COORDINATOR, SUPERVISION_LOG, Consortium, las
 from simulations.parties import Parties, Separation
 from simulations.run import simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
-from tests.simulations.test_over_flower import final_digests, wait_for_end, wait_for_rounds
+from tests.over_flower import final_digests, wait_for_end, wait_for_rounds
 
 SITES = ("east", "north")
 ROUNDS = 24
