@@ -18,6 +18,19 @@ from server.provisioning import Authority, init_authority
 SITES = ("east", "north", "southern")
 REPOSITORY = Path(__file__).parents[1]
 
+SITE_FILE = """
+site = "east"
+manifest = "cases.csv"
+data = "images"
+state = "state"
+studies = ["small.toml"]
+[coordinator]
+address = "127.0.0.1:{port}"
+ca = "east/ca.pem"
+node_key = "east/node.key"
+certificate = "east/node.pem"
+"""
+
 
 def consortium(home: Path, *, sites: Sequence[str] = SITES, addresses: Sequence[str] = ("127.0.0.1",)) -> Authority:
     """Authority, listener's certificate and one folder a site below ``home``."""
