@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-privacy bench-compression bench-audit bench-memory fuzz bundle hosts stock soak browser
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-privacy bench-compression bench-audit bench-memory fuzz bundle hosts stock soak browser orthanc
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -85,6 +85,10 @@ soak: $(STAMP)
 # The tests of the web page drive a real Chromium, and are skipped where there is none. Debian's is enough; needs root.
 browser:
 	command -v chromium || (apt-get update && apt-get install --yes --no-install-recommends chromium)
+
+# The tests of the archive's sign of life ask a real Orthanc, and are skipped where there is none. Needs root.
+orthanc:
+	command -v Orthanc || (apt-get update && apt-get install --yes --no-install-recommends orthanc)
 
 # Everything that a machine without internet needs, with checksums and a bill of materials.
 bundle: $(STAMP)

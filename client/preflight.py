@@ -30,6 +30,7 @@ from client.preflight_finding import Finding, attention, failed, ok, skipped
 from client.preflight_network import check_network
 from client.site_key import SiteKey
 from common.config.loading import digest
+from common.config.pacs import PacsConfig
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
 from common.errors import GateError, StateError
@@ -56,7 +57,7 @@ def check_site(config: SiteConfig, studies: Sequence[StudyConfig]) -> list[Findi
         check_data(config.data),
         check_state(config.state),
         check_device(config.device),
-        skipped("PACS", "not configured: images are read from the data folder"),
+        check_archive(config.pacs),
     ]
     if config.coordinator is None:
         return [
@@ -120,6 +121,15 @@ def check_manifest(path: Path) -> Finding:
     except OSError as error:
         return failed(check, f"{path}: {error.strerror}", "correct manifest in site.toml, or let this user read it")
     return ok(check, f"{path} can be read")
+
+
+def check_archive(pacs: PacsConfig | None) -> Finding:
+    """Does the archive answer, where site.toml names one?"""
+    if pacs is None:
+        return skipped("PACS", "no [pacs] in site.toml: images are read from the data folder")
+    from client.preflight_pacs import check_pacs  # DICOM's library is loaded only where there is an archive
+
+    return check_pacs(pacs)
 
 
 def check_data(folder: Path) -> Finding:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from common.config.gate import GateConfig
 from common.config.loading import Check, Frozen
+from common.config.pacs import PacsConfig
 from common.config.secure_aggregation import SiteSecureAggregationConfig
 
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
@@ -80,6 +81,8 @@ class SiteConfig(Frozen):
         Even of these nothing is run: what answers is the installed fedrad.
     secure_aggregation : SiteSecureAggregationConfig
         For studies whose answers leave under masks.
+    pacs : PacsConfig, optional
+        The archive that ``fedrad site preflight`` tries. Images are read from ``data``.
     """
 
     checks: ClassVar[tuple[Check, ...]] = (Check(("state", "data"), _state_is_elsewhere),)
@@ -96,6 +99,7 @@ class SiteConfig(Frozen):
     allowed_bundles: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     gate: GateConfig = GateConfig()
     secure_aggregation: SiteSecureAggregationConfig = SiteSecureAggregationConfig()
+    pacs: PacsConfig | None = None
 
     def relative_to(self, folder: Path) -> SiteConfig:
         """Paths in the file are relative to the folder that holds it."""
@@ -106,6 +110,8 @@ class SiteConfig(Frozen):
             moved["coordinator"] = self.coordinator.model_copy(update=paths)
         if self.gate.head:
             moved["gate"] = self.gate.model_copy(update={"head": folder / self.gate.head})
+        if self.pacs:
+            moved["pacs"] = self.pacs.relative_to(folder)
         further = tuple(folder / path for path in self.secure_aggregation.authorities)
         moved["secure_aggregation"] = self.secure_aggregation.model_copy(update={"authorities": further})
         return self.model_copy(update=moved)
