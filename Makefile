@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-privacy bench-compression bench-audit bench-memory fuzz bundle hosts stock soak browser orthanc
+.PHONY: demo test check install clean bench-radiomics bench-statistics bench-private-statistics bench-secure-aggregation bench-deploy bench-privacy bench-compression bench-audit bench-memory fuzz bundle hosts stock soak browser orthanc clocks
 
 demo: $(STAMP)
 	$(BIN)/fedrad demo --out demo-out --overwrite
@@ -89,6 +89,10 @@ browser:
 # The tests of the archive's sign of life ask a real Orthanc, and are skipped where there is none. Needs root.
 orthanc:
 	command -v Orthanc || (apt-get update && apt-get install --yes --no-install-recommends orthanc)
+
+# The test of a hospital whose clock is wrong sets the clock of its processes alone. Needs root.
+clocks:
+	ls /usr/lib*/*/faketime/libfaketimeMT.so.1 2>/dev/null || (apt-get update && apt-get install --yes --no-install-recommends libfaketime)
 
 # Everything that a machine without internet needs, with checksums and a bill of materials.
 bundle: $(STAMP)

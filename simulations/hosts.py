@@ -16,7 +16,7 @@ import csv
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from common.errors import FederationError, StateError
 from common.journal import JsonLines
 from server.opening import JOURNAL_FILE
 from simulations.cable import Quality
+from simulations.clocks import Clock
 from simulations.consortium import COORDINATOR, Consortium, last_lines
 from simulations.network import Network, Pass
 from simulations.parties import Parties, Separation
@@ -128,8 +129,20 @@ class Hosts:
 
 
 @contextmanager
-def open_hosts(consortium: Consortium, *, quality: Quality = SLOW_AND_LOSSY, seconds: float = END_S) -> Iterator[Hosts]:
-    """Hosts for a consortium that has been provisioned; everything ends with the block."""
+def open_hosts(
+    consortium: Consortium,
+    *,
+    quality: Quality = SLOW_AND_LOSSY,
+    seconds: float = END_S,
+    clocks: Mapping[str, Clock] | None = None,
+) -> Iterator[Hosts]:
+    """Hosts for a consortium that has been provisioned; everything ends with the block.
+
+    Parameters
+    ----------
+    clocks : mapping, optional
+        Hospital -> its own clock; the others have the machine's.
+    """
     hospitals = consortium.hospitals
     ways = {name: WAYS[number % len(WAYS)] for number, name in enumerate(hospitals)}
     hosts = [COORDINATOR, PROXY, *hospitals]
@@ -144,7 +157,11 @@ def open_hosts(consortium: Consortium, *, quality: Quality = SLOW_AND_LOSSY, sec
     proxy_url = f"http://{network.address(PROXY)}:{PROXY_PORT}"
     with network:
         enter = {COORDINATOR: network.prefix(COORDINATOR)} | {
-            name: network.prefix(name, **({"HTTPS_PROXY": proxy_url} if way == "proxy" else {}))
+            name: network.prefix(
+                name,
+                **({"HTTPS_PROXY": proxy_url} if way == "proxy" else {}),
+                **(clocks[name].environment() if clocks and name in clocks else {}),
+            )
             for name, way in ways.items()
         }
         separation = Separation("folders")

@@ -16,6 +16,7 @@ from common.config.study import StudyConfig
 from common.journal import JsonLines
 from server.opening import JOURNAL_FILE, STUDY_FILE
 from simulations.cable import NAMESPACES, Quality
+from simulations.clocks import Clock, why_no_clocks
 from simulations.hosts import NAME, PROXY, Hosts, consortium_of, open_hosts
 from simulations.network import HOSTS_FILES, Network, Pass, why_not_here
 from simulations.run import Cohort
@@ -65,6 +66,32 @@ def test_the_firewall_lets_nothing_else_through_and_preflight_sees_what_is_wrong
     hosts.network.cables["east"].cut = True
     code, screen = hosts.preflight("east")
     assert (code, "no answer in" in screen) == (1, True)
+
+
+@pytest.mark.skipif(bool(why_no_clocks()), reason=why_no_clocks() or "never")
+def test_a_clock_that_jumps_stops_its_hospital_until_it_is_right_again(cohort: Cohort, tmp_path: Path) -> None:
+    """Four minutes are accepted, ten are refused and told with what to do; once it is right the same bits come out."""
+    folder = tmp_path / "in-process"
+    folder.mkdir()
+    expected = digests_in_process(folder, cohort, STUDY)
+    study_file, _ = write_study(tmp_path)
+    clock = Clock(tmp_path / "clock")
+    clock.set_ahead(600)
+    made = consortium_of(tmp_path / "consortium", cohort, study_file)
+    with open_hosts(made, clocks={"east": clock}) as hosts:
+        hosts.start()
+        hosts.wait(lambda: "clock" in (made.hospital("east") / "output.log").read_text())
+        code, screen = hosts.preflight("east")
+        assert (code, "clock" in screen) == (1, True), screen
+        clock.set_ahead(240)
+        hosts.wait_for_rounds(2)
+        clock.set_ahead(-7200)
+        refused = "clocks differ by 7200 s, at most 300 s are accepted"
+        hosts.wait(lambda: refused in (made.coordinator / "output.log").read_text())
+        clock.set_ahead(0)
+        hosts.wait_for_end()
+        run = made.run_folder
+        assert final_digests(run, load(run / STUDY_FILE, StudyConfig)) == expected
 
 
 def test_a_cable_takes_its_time_and_can_be_cut() -> None:
