@@ -35,7 +35,7 @@ from common.messages import (
     TableStep,
     Train,
 )
-from common.models import get_parameters, set_parameters
+from common.models.weights import get_parameters, set_parameters
 from common.outcomes import ClassOutcome
 from common.privacy.central import protected
 from common.rng import NoiseSource, SystemNoise, generator

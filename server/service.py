@@ -19,7 +19,6 @@ from server.courses import groups_of
 from server.opening import StudyRun, open_run
 from server.provisioning import Authority
 from server.queue import DONE, FAILED, RUNS, QueuedStudy, StudyQueue
-from server.report import write_report
 from server.results import load_results, write_tables
 from server.study import run_study
 
@@ -140,6 +139,8 @@ def _run_queued(
     opened = open_run(entry.file, folder, resume=folder.exists(), listener=listener)
     follow(folder)
     run_once(opened, federation)
+    from server.report import write_report  # its figures are a library that no round needs
+
     results = load_results([folder])
     write_tables(results, folder)
     write_report(results, folder / "report.html")

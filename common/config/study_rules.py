@@ -8,8 +8,6 @@ from importlib.resources import files
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import torch
-
 from common.config.loading import Check
 from common.config.private_statistics import PRIVATE_STATISTICS_RULES
 from common.config.secure_aggregation import secure_aggregation_faults
@@ -144,12 +142,11 @@ def _table_models(study: StudyConfig) -> Iterator[str]:
 
 
 def _buildable(study: StudyConfig) -> Iterator[str]:
-    """Each model can be built for the patch; on the meta device, which computes and draws nothing."""
+    """Each model can be built for the patch."""
     for entry in study.models:
         if entry.model.needs_image and study.patch is not None and entry.solved is None:
             try:
-                with torch.device("meta"):
-                    entry.trained[0].build(study.model_inputs(1))
+                entry.trained[0].initial(study.model_inputs(1))
             except ValueError as error:
                 yield f"model {entry.name}: {error}"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+import scipy
 
 from common.errors import MetricError
 from common.evaluation.scores import (
@@ -112,7 +112,7 @@ def calibration_line(sums: ScoreSums, *, curve: int = 0, confidence: float = 0.9
     """
     positives, negatives = sums.curve(curve)
     filled = positives + negatives > 0
-    x = special.logit(CENTRES[filled])
+    x = scipy.special.logit(CENTRES[filled])
     events, n = positives[filled].astype(np.float64), (positives + negatives)[filled].astype(np.float64)
     free, covariance = _logistic(np.column_stack([np.ones_like(x), x]), events, n, np.zeros_like(x))
     level, level_covariance = _logistic(np.ones((len(x), 1)), events, n, x)
@@ -139,7 +139,7 @@ def _logistic(design: Matrix, events: Matrix, n: Matrix, offset: Matrix) -> tupl
 
     current = deviance(beta)
     for _ in range(100):
-        p = special.expit(offset + design @ beta)
+        p = scipy.special.expit(offset + design @ beta)
         information = design.T @ (design * (n * p * (1 - p))[:, None])
         if np.linalg.cond(information) > 1e12:
             break

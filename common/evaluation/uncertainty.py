@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+import scipy
 
 from common.errors import MetricError
 
@@ -55,7 +55,7 @@ def normal_quantile(confidence: float) -> float:
     """Two-sided standard normal quantile, 1.96 at 0.95."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence lies between 0 and 1, got {confidence}")
-    return float(special.ndtri(0.5 + confidence / 2))
+    return float(scipy.special.ndtri(0.5 + confidence / 2))
 
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95, what: str = "proportion") -> Estimate:
@@ -91,15 +91,15 @@ def mean_interval(
         raise MetricError(f"the interval of a mean needs 2 cases, got {n}")
     value = total / n
     variance = max(squares - total * value, 0.0) / (n - 1)
-    half = float(special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
+    half = float(scipy.special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
     return Estimate(value, max(value - half, lowest), value + half, "Student's t")
 
 
 def logit_interval(value: float, standard_error: float, *, confidence: float, method: str, bound: float) -> Estimate:
     """Interval of a value strictly between 0 and 1 that is symmetric on the logit scale (delta method)."""
     half = normal_quantile(confidence) * standard_error / (value * (1 - value))
-    centre = float(special.logit(value))
-    low, high = float(special.expit(centre - half)), float(special.expit(centre + half))
+    centre = float(scipy.special.logit(value))
+    low, high = float(scipy.special.expit(centre - half)), float(scipy.special.expit(centre + half))
     return Estimate(value, min(low, value), max(high, value), method, bound)
 
 

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from common.models.cnn3d import CnnConfig
 from common.models.fusion import FusionConfig
-from common.models.interface import ModelInputs, get_parameters, initial_parameters, set_parameters
+from common.models.initial import initial_parameters
+from common.models.interface import ModelInputs
 from common.models.linear import LinearConfig
 from common.models.mlp import MlpConfig
 
@@ -21,7 +22,5 @@ __all__ = [
     "MlpConfig",
     "ModelConfig",
     "ModelInputs",
-    "get_parameters",
     "initial_parameters",
-    "set_parameters",
 ]

@@ -6,14 +6,16 @@ fusion that contains both parts: with the image's weights at zero it is `linear`
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
-from torch import Tensor, nn
 
-from common.models.cnn3d import Trunk, smallest_patch
-from common.models.interface import ModelInputs, required
-from common.models.linear import zero_linear
+from common.models.cnn3d import initial_trunk, n_pooled, smallest_patch
+from common.models.initial import InitialArray, dense, zero_dense
+from common.models.interface import ModelInputs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class FusionConfig(BaseModel):
@@ -36,23 +38,17 @@ class FusionConfig(BaseModel):
         return self
 
     def build(self, inputs: ModelInputs) -> nn.Module:
+        from common.models.networks.fusion import Fusion
+
         inputs.require_image(self.kind, smallest=smallest_patch(self.channels))
         inputs.require_table(self.kind)
         return Fusion(self, inputs)
 
-
-class Fusion(nn.Module):
-    """``image (B, C, D, H, W), table (B, F) -> logits (B, K)``."""
-
-    def __init__(self, config: FusionConfig, inputs: ModelInputs) -> None:
-        super().__init__()
-        self.trunk = Trunk(
-            inputs.n_channels, channels=config.channels, group_size=config.group_size, blocks=config.blocks
+    def initial(self, inputs: ModelInputs) -> tuple[InitialArray, ...]:
+        inputs.require_image(self.kind, smallest=smallest_patch(self.channels))
+        inputs.require_table(self.kind)
+        return (
+            *initial_trunk(inputs.n_channels, self.channels, blocks=self.blocks),
+            *dense("image_head", n_pooled(self.channels), inputs.n_outputs),
+            *zero_dense("table_head", inputs.n_features, inputs.n_outputs),
         )
-        self.image_head = nn.Linear(self.trunk.n_features, inputs.n_outputs)
-        self.table_head = zero_linear(inputs.n_features, inputs.n_outputs)
-
-    def forward(self, image: Tensor | None, table: Tensor | None) -> Tensor:
-        from_image: Tensor = self.image_head(self.trunk(required(image, "image")))
-        from_table: Tensor = self.table_head(required(table, "table"))
-        return from_image + from_table

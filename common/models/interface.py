@@ -1,4 +1,4 @@
-"""What every model agrees on: its inputs, and how its weights become `Parameters` and back.
+"""What every model agrees on: its inputs, its configuration and its module.
 
 Legend: ``B`` batch, ``C`` image channels, ``D H W`` voxels of a patch, ``F`` table columns, ``K`` outputs.
 
@@ -10,15 +10,13 @@ running mean would leave the site.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from common.arrays import Parameters
+    from common.models.initial import InitialArray
 
 
 @dataclass(frozen=True)
@@ -61,56 +59,9 @@ class ModelInputs:
             raise ValueError(f"model {kind} needs a table with at least 1 column, got {self.n_features}")
 
 
-class Builder(Protocol):
-    """The part of a model's configuration that makes the module."""
+class Network(Protocol):
+    """The part of a model's configuration that makes the module, and says how it starts."""
 
     def build(self, inputs: ModelInputs) -> nn.Module: ...
 
-
-def initial_parameters(config: Builder, inputs: ModelInputs, seed: int) -> Parameters:
-    """The parameters that a study starts from: the same for the same configuration, inputs and seed, in any process.
-
-    Torch's global generator is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return get_parameters(config.build(inputs))
-
-
-def get_parameters(module: nn.Module) -> Parameters:
-    """A copy of the module's state in ``state_dict`` order, as float32 arrays on the CPU."""
-    return Parameters(
-        {name: tensor.detach().to("cpu", torch.float32).numpy().copy() for name, tensor in module.state_dict().items()}
-    )
-
-
-def set_parameters(module: nn.Module, parameters: Parameters) -> None:
-    """Put ``parameters`` into the module, in place.
-
-    Raises
-    ------
-    ValueError
-        If names, their order or shapes differ from the module's state: another model, or another version of it.
-    """
-    state = module.state_dict()
-    expected = _shapes((name, tuple(tensor.shape)) for name, tensor in state.items())
-    got = _shapes((name, array.shape) for name, array in parameters.items())
-    if got != expected:
-        differing = [f"{g}, expected {e}" for g, e in zip(got, expected, strict=False) if g != e]
-        raise ValueError(
-            f"parameters do not fit the model: {(differing or [f'{len(got)} arrays, expected {len(expected)}'])[0]}"
-        )
-    with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.copy_(torch.from_numpy(np.array(parameters[name], dtype=np.float32)))
-
-
-def required(tensor: Tensor | None, name: str) -> Tensor:
-    """The tensor, or TypeError naming the input that the model needs and was not given."""
-    if tensor is None:
-        raise TypeError(f"this model needs the {name}, got None")
-    return tensor
-
-
-def _shapes(items: Iterable[tuple[str, tuple[int, ...]]]) -> list[str]:
-    return [f"{name} {shape}" for name, shape in items]
+    def initial(self, inputs: ModelInputs) -> tuple[InitialArray, ...]: ...

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
 
-from common.models.interface import ModelInputs, required
+from common.models.initial import InitialArray, zero_dense
+from common.models.interface import ModelInputs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class LinearConfig(BaseModel):
@@ -21,26 +23,11 @@ class LinearConfig(BaseModel):
     kind: Literal["linear"] = "linear"
 
     def build(self, inputs: ModelInputs) -> nn.Module:
+        from common.models.networks.linear import Linear
+
         inputs.require_table(self.kind)
         return Linear(inputs)
 
-
-class Linear(nn.Module):
-    """``table (B, F) -> logits (B, K)``."""
-
-    def __init__(self, inputs: ModelInputs) -> None:
-        super().__init__()
-        self.head = zero_linear(inputs.n_features, inputs.n_outputs)
-
-    def forward(self, image: Tensor | None, table: Tensor | None) -> Tensor:
-        logits: Tensor = self.head(required(table, "table"))
-        return logits
-
-
-def zero_linear(n_inputs: int, n_outputs: int) -> nn.Linear:
-    """A dense layer whose weight and bias are zero."""
-    layer = nn.Linear(n_inputs, n_outputs)
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.zero_()
-    return layer
+    def initial(self, inputs: ModelInputs) -> tuple[InitialArray, ...]:
+        inputs.require_table(self.kind)
+        return zero_dense("head", inputs.n_features, inputs.n_outputs)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-from torch import Tensor, nn
 
-from common.models.interface import ModelInputs, required
+from common.models.initial import InitialArray, dense, norm
+from common.models.interface import ModelInputs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class MlpConfig(BaseModel):
@@ -22,22 +25,15 @@ class MlpConfig(BaseModel):
     hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (32,)
 
     def build(self, inputs: ModelInputs) -> nn.Module:
+        from common.models.networks.mlp import Mlp
+
         inputs.require_table(self.kind)
         return Mlp(self, inputs)
 
-
-class Mlp(nn.Module):
-    """``table (B, F) -> logits (B, K)``."""
-
-    def __init__(self, config: MlpConfig, inputs: ModelInputs) -> None:
-        super().__init__()
-        widths = (inputs.n_features, *config.hidden)
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.ReLU()]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], inputs.n_outputs)
-
-    def forward(self, image: Tensor | None, table: Tensor | None) -> Tensor:
-        logits: Tensor = self.head(self.body(required(table, "table")))
-        return logits
+    def initial(self, inputs: ModelInputs) -> tuple[InitialArray, ...]:
+        inputs.require_table(self.kind)
+        arrays: list[InitialArray] = []
+        widths = (inputs.n_features, *self.hidden)
+        for layer, (n_in, n_out) in enumerate(pairwise(widths)):  # a layer is dense, norm and relu
+            arrays += [*dense(f"body.{3 * layer}", n_in, n_out), *norm(f"body.{3 * layer + 1}", n_out)]
+        return (*arrays, *dense("head", widths[-1], inputs.n_outputs))

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, log_ndtr, logsumexp
+import scipy
 
 from common.errors import PrivacyError
 from common.messages import PrivacyEvent
@@ -217,14 +217,16 @@ def _log_moment(noise: float, rate: float, order: float) -> float:
     """
     if order == round(order):
         k = np.arange(int(order) + 1)
-        coefficients = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+        coefficients = (
+            scipy.special.gammaln(order + 1) - scipy.special.gammaln(k + 1) - scipy.special.gammaln(order - k + 1)
+        )
         powers = k * math.log(rate) + (order - k) * math.log1p(-rate)
-        return float(logsumexp(coefficients + powers + (k * k - k) / (2 * noise**2)))
+        return float(scipy.special.logsumexp(coefficients + powers + (k * k - k) / (2 * noise**2)))
     # in units of s the integrand has its bulk between 0 and order / s, and its singularities pi s from the real axis
     step = min(1.0, noise) / 8
     z = np.arange(-12.0, order / noise + 12.0, step)
     ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + z / noise - 1 / (2 * noise**2))
-    return float(logsumexp(order * ratio - z**2 / 2) + math.log(step / math.sqrt(2 * math.pi)))
+    return float(scipy.special.logsumexp(order * ratio - z**2 / 2) + math.log(step / math.sqrt(2 * math.pi)))
 
 
 def _epsilon_prv(groups: dict[_Group, int], delta: float, *, error: float) -> float:
@@ -260,7 +262,7 @@ def _epsilon_of_one_gaussian(noise: float, delta: float) -> float:
 
     def log_excess(value: float) -> float:
         above, below = 1 / (2 * noise) - value * noise, -1 / (2 * noise) - value * noise
-        first, second = float(log_ndtr(above)), value + float(log_ndtr(below))
+        first, second = float(scipy.special.log_ndtr(above)), value + float(scipy.special.log_ndtr(below))
         return first + math.log(-math.expm1(min(second - first, -1e-300))) - math.log(delta)
 
     if log_excess(0.0) <= 0:

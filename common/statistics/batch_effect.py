@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import special
+import scipy
 
 from common.errors import StatisticError
 from common.statistics.columns import Indices, Matrix, complete_columns, fold_rows, group_rows, indicator, sizes
@@ -153,7 +153,7 @@ def batch_effect(
         flat = [name for name, value in zip(names, within, strict=True) if value <= 0]
         raise StatisticError(f"no variation within batches: {', '.join(flat[:5])}; filter by variance first")
     f = (between / freedom[0]) / (within / freedom[1])
-    p_value = np.asarray(special.fdtrc(*freedom, f), dtype=np.float64)
+    p_value = np.asarray(scipy.special.fdtrc(*freedom, f), dtype=np.float64)
     accuracy = yield from _recognition(groups, chosen, batches, n_folds)
     return BatchEffect(names, between / (between + within), p_value, accuracy, 1 / len(batches))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from scipy.special import expit
+import scipy
 
 from common.errors import StatisticError
 from common.outcomes import ClassOutcome
@@ -109,7 +109,7 @@ class BoostingQuery:
             return np.column_stack([np.ones(len(target)), score - target, np.ones(len(target))])
         if not isinstance(cohort.outcome, ClassOutcome):
             raise StatisticError("logistic boosting needs two classes")
-        p = expit(score)
+        p = scipy.special.expit(score)
         return np.column_stack([np.ones(len(target)), p - target, p * (1 - p)])
 
     def _site(self, cohort: Cohort) -> SiteCases:
@@ -172,7 +172,7 @@ class Boosted(TreeModel):
         score = self.start + self.total(table)[:, 0]
         if self.loss == "squared":
             return score[:, None]
-        return np.column_stack([expit(-score), expit(score)])
+        return np.column_stack([scipy.special.expit(-score), scipy.special.expit(score)])
 
 
 def boosting(names: Sequence[str], edges: Matrix, settings: BoostingSettings | None = None) -> Procedure[Boosted]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import special
+import scipy
 
 from common.errors import PrivacyError, StatisticError
 from common.statistics.columns import ALL_CASES, Indices, Matrix, columns, listed
@@ -142,7 +142,7 @@ def _filled(names: tuple[str, ...], edges: Matrix, noise_std: float) -> Procedur
     """
     sums = yield CountQuery(names, "all", ALL_CASES, edges)
     counts = np.diff(sums["counts"][0], axis=1)[:, : edges.shape[1] - 1]
-    filled = counts > noise_std * float(-special.ndtri(FALSE_ALARM / counts.size))
+    filled = counts > noise_std * float(-scipy.special.ndtri(FALSE_ALARM / counts.size))
     empty = np.flatnonzero(~filled.any(axis=1))
     if empty.size:
         raise StatisticError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
+import scipy
 
 from common.errors import StatisticError
 from common.evaluation.reliability import calibration_line
@@ -34,7 +34,7 @@ class PlattMap:
     def apply(self, probabilities: Matrix) -> Matrix:
         """Recalibrated probabilities (n_cases, 2) of two classes."""
         event = np.clip(_event(probabilities), LEAST, 1 - LEAST)
-        return _two_columns(expit(self.intercept + self.slope * logit(event)))
+        return _two_columns(scipy.special.expit(self.intercept + self.slope * scipy.special.logit(event)))
 
 
 @dataclass(frozen=True, eq=False)

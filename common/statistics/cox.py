@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
+import scipy
 
 from common.errors import StatisticError
 from common.outcomes import SurvivalOutcome
@@ -195,7 +195,7 @@ class CoxModel:
 
         A probability of surviving needs a baseline hazard, which in a stratified fit each site has for itself.
         """
-        return expit(-self.score(table))[:, None]
+        return scipy.special.expit(-self.score(table))[:, None]
 
 
 def cox(

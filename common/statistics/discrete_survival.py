@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
+import scipy
 
 from common.errors import StatisticError
 from common.statistics.columns import Indices, Matrix, complete_columns
@@ -68,7 +68,7 @@ class HazardQuery:
         counted = survived | died
         if counted.any() and np.abs(score[counted]).max() > MAX_SCORE:
             raise StatisticError(f"log odds beyond {MAX_SCORE:g}: the features separate the events; raise the penalty")
-        p = expit(score)
+        p = scipy.special.expit(score)
         residual = np.where(counted, p - died, 0.0)
         weight = np.where(counted, p * (1 - p), 0.0)
         across = weight.T @ x
@@ -132,7 +132,7 @@ class HazardModel:
     def predict(self, table: FeatureTable) -> Matrix:
         """Probability (n_cases, n_intervals) of surviving past each interval's end."""
         score = self.levels + (self.map.apply(table) @ self.coefficients)[:, None]
-        return np.asarray(np.cumprod(expit(-score), axis=1), dtype=np.float64)
+        return np.asarray(np.cumprod(scipy.special.expit(-score), axis=1), dtype=np.float64)
 
 
 def discrete_hazards(

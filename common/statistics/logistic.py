@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import expit
+import scipy
 
 from common.errors import PrivacyError, StatisticError
 from common.statistics.columns import Indices, Matrix, complete_columns, fold_rows, response
@@ -76,7 +76,7 @@ class LogisticQuery:
         if np.abs(score).max(initial=0.0) > MAX_SCORE:
             raise PrivacyError(f"log odds of {np.abs(score).max():.3g}: coefficients this steep could single out cases")
         losses = np.logaddexp(0.0, score) - target[:, None] * score
-        probability = expit(score)
+        probability = scipy.special.expit(score)
         held_out = np.zeros(score.shape, dtype=bool)
         for fold in range(score.shape[1] - 1):
             held_out[:, 1 + fold] = folds == fold

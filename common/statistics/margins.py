@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from scipy.special import expit
+import scipy
 
 from common.errors import StatisticError
 from common.outcomes import ClassOutcome
@@ -158,7 +158,7 @@ class MarginModel:
         score = self.score(table)
         if self.loss == "squared":
             return score[:, None]
-        return np.column_stack([expit(-score), expit(score)])
+        return np.column_stack([scipy.special.expit(-score), scipy.special.expit(score)])
 
 
 def ridge_logistic(names: Sequence[str], *, penalty: float) -> Procedure[MarginModel]:
@@ -262,13 +262,13 @@ def _derivatives(loss: str, score: Matrix, target: Matrix, softness: float) -> t
     if loss == "squared":
         return (score - target) ** 2 / 2, score - target, np.ones(len(score))
     if loss == "logistic":
-        p = expit(score)
+        p = scipy.special.expit(score)
         return np.logaddexp(0.0, score) - target * score, p - target, p * (1 - p)
     sign = 2 * target - 1
     if softness == 0:
         hinge = np.maximum(1 - sign * score, 0.0)
         return hinge**2, -2 * sign * hinge, np.where(hinge > 0, 2.0, 0.0)
     u = (1 - sign * score) / softness
-    hinge, slope = softness * np.logaddexp(0.0, u), expit(u)
+    hinge, slope = softness * np.logaddexp(0.0, u), scipy.special.expit(u)
     curvature: Matrix = 2 * (slope**2 + hinge * slope * (1 - slope) / softness)
     return hinge**2, -2 * sign * hinge * slope, curvature

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+import scipy
 
 from common.errors import StatisticError
 from common.statistics.moments import CONSTANT_TOLERANCE, Moments, moments
@@ -144,8 +144,8 @@ def _interval(
     total = np.where(defined, between + (k - 1) * error, 1.0)
     icc = (between - error) / total
     tail = 1 - (1 - confidence) / 2
-    to_lower = special.fdtri(df_between, df_error, tail)
-    to_upper = special.fdtri(df_error, df_between, tail)
+    to_lower = scipy.special.fdtri(df_between, df_error, tail)
+    to_upper = scipy.special.fdtri(df_error, df_between, tail)
     # (F - 1) / (F + k - 1) with F = MSB / MSE over a quantile, written without the division by MSE
     low, high = between / to_lower, between * to_upper
     lower = (low - error) / np.where(defined, low + (k - 1) * error, 1.0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+import scipy
 
 from common.errors import StatisticError
 from common.statistics.columns import Indices, Matrix
@@ -35,7 +35,7 @@ def welch_of(groups: Sequence[Moments], classes: Sequence[str]) -> Ranking:
     _refuse_constant(names, spread)
     t = difference / np.sqrt(spread)
     freedom = spread**2 / sum(part**2 / (group.present - 1) for part, group in zip(parts, groups, strict=True))
-    return Ranking.of("Welch t", names, np.abs(t), 2 * special.stdtr(freedom, -np.abs(t)))
+    return Ranking.of("Welch t", names, np.abs(t), 2 * scipy.special.stdtr(freedom, -np.abs(t)))
 
 
 def analysis_of_variance(names: Sequence[str], classes: Sequence[str]) -> Procedure[Ranking]:
@@ -51,7 +51,7 @@ def variance_of(groups: Sequence[Moments], classes: Sequence[str]) -> Ranking:
     _refuse_constant(names, within)
     freedom = len(groups) - 1, n - len(groups)
     f = (between / freedom[0]) / (within / freedom[1])
-    return Ranking.of("ANOVA F", names, f, np.asarray(special.fdtrc(*freedom, f), dtype=np.float64))
+    return Ranking.of("ANOVA F", names, f, np.asarray(scipy.special.fdtrc(*freedom, f), dtype=np.float64))
 
 
 def between_and_within(groups: Sequence[Moments]) -> tuple[Matrix, Matrix, Matrix]:
@@ -116,7 +116,7 @@ def mann_whitney_of(names: tuple[str, ...], counts: Indices, classes: Sequence[s
     spread = np.sqrt(n0 * n1 / 12 * np.maximum(n + 1 - ties, 0.0))
     distance = np.abs(u - n0 * n1 / 2)
     z = np.where(spread > 0, np.maximum(distance - 0.5, 0.0) / np.where(spread > 0, spread, 1.0), 0.0)
-    p_value = np.minimum(2 * special.ndtr(-z), 1.0)
+    p_value = np.minimum(2 * scipy.special.ndtr(-z), 1.0)
     ranking = Ranking.of("Mann-Whitney", names, distance / (n0 * n1), p_value)
     return MannWhitney(names, u, (zero * one).sum(axis=1) / 2, p_value, ranking)
 

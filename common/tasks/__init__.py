@@ -2,7 +2,8 @@
 
 Every task has ``n_outputs`` (logits a case), ``targets(outcome)`` (a tensor whose first axis is the case),
 ``loss(logits, targets)`` (a loss a case, whose sum over sites is the pooled sum) and ``link(logits)`` (what a
-clinician reads: probabilities, a value in its unit, or survival).
+clinician reads: probabilities, a value in its unit, or survival). Targets and losses load torch when they are asked
+for, so that a configuration is read without it.
 """
 
 from __future__ import annotations

@@ -5,16 +5,16 @@ Two classes have one logit (that of class 1, the event), more classes one logit 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
-from torch.nn import functional
 
 from common.outcomes import ClassOutcome, Outcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BALANCED = "balanced"
 
@@ -66,12 +66,17 @@ class ClassificationTask(BaseModel):
 
     def targets(self, outcome: Outcome) -> Tensor:
         """Labels, int64, shape (n_cases,)."""
+        import torch
+
         if not isinstance(outcome, ClassOutcome) or outcome.classes != self.classes:
             raise TypeError(f"a classification into {self.classes} needs that outcome, got {_described(outcome)}")
         return torch.from_numpy(outcome.labels.astype(np.int64))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Weighted cross-entropy a case: logits (B, K), targets (B,) -> (B,)."""
+        import torch
+        from torch.nn import functional
+
         if self.class_weights == BALANCED:
             raise ValueError("balanced class weights need the counts over all sites: call with_class_counts first")
         if self.n_outputs == 1:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
-from torch.nn import functional
 
 from common.outcomes import Outcome, ScalarOutcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RegressionTask(BaseModel):
@@ -41,6 +41,8 @@ class RegressionTask(BaseModel):
 
     def targets(self, outcome: Outcome) -> Tensor:
         """Scaled values, float32, shape (n_cases,)."""
+        import torch
+
         if not isinstance(outcome, ScalarOutcome) or outcome.unit != self.unit:
             got = outcome.unit if isinstance(outcome, ScalarOutcome) else type(outcome).__name__
             raise TypeError(f"a regression in {self.unit} needs that outcome, got {got}")
@@ -48,6 +50,8 @@ class RegressionTask(BaseModel):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss a case: logits (B, 1), targets (B,) -> (B,); half the squared error near zero for both kinds."""
+        from torch.nn import functional
+
         if self.loss_kind == "huber":
             return functional.huber_loss(logits[:, 0], targets, reduction="none", delta=1.0)
         return 0.5 * (logits[:, 0] - targets).square()

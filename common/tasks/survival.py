@@ -8,16 +8,16 @@ over cases; site losses add up to the pooled one. Legend: ``B`` batch, ``K`` int
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
-from torch.nn import functional
 
 from common.outcomes import Outcome, SurvivalOutcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SurvivalTask(BaseModel):
@@ -50,6 +50,8 @@ class SurvivalTask(BaseModel):
         A case counts as having survived an interval it was followed to the end of; a censored case counts in the
         interval of its censoring where it was followed for at least half of it (the paper's equation 4).
         """
+        import torch
+
         if not isinstance(outcome, SurvivalOutcome):
             raise TypeError(f"a survival task needs a survival outcome, got {type(outcome).__name__}")
         ends = np.asarray(self.interval_ends_days)
@@ -62,6 +64,8 @@ class SurvivalTask(BaseModel):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood a case: logits (B, K), targets (B, 2 K) -> (B,)."""
+        from torch.nn import functional
+
         survived, died = targets.chunk(2, dim=1)
         # log(1 - hazard) = -softplus(logit), log(hazard) = -softplus(-logit)
         return (survived * functional.softplus(logits) + died * functional.softplus(-logits)).sum(dim=1)

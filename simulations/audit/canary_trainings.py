@@ -19,7 +19,8 @@ from client.training.privacy_plan import privacy_plan
 from common.config.privacy import SampleLevelConfig
 from common.config.study import StudyConfig, StudyModel
 from common.messages import PrivacyEvent
-from common.models import LinearConfig, ModelInputs, get_parameters
+from common.models import LinearConfig, ModelInputs
+from common.models.weights import get_parameters
 from common.outcomes import ClassOutcome
 from common.rng import SystemNoise, generator
 from common.tasks import TrainingConfig

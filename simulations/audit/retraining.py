@@ -28,7 +28,8 @@ from common.errors import FedradError
 from common.federation import Answer
 from common.journal import JsonLines
 from common.messages import LocalUpdate, Refusal, Reply, Request, Train
-from common.models import initial_parameters, set_parameters
+from common.models import initial_parameters
+from common.models.weights import set_parameters
 from common.rng import derived_seed
 from common.statistics.table_steps import columns_after
 from common.strategies import ServerState

@@ -20,7 +20,7 @@ from common.arrays import Parameters, weighted_mean
 from common.config.loading import digest
 from common.config.study import StudyConfig, StudyModel
 from common.messages import LocalUpdate, Train
-from common.models import set_parameters
+from common.models.weights import set_parameters
 from common.rng import generator
 from common.statistics.table_steps import columns_after, encode_steps
 from simulations.audit.exact_inversion import first_layer, row_from_gradient

@@ -10,8 +10,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from common.models import ModelConfig, ModelInputs, get_parameters, initial_parameters, set_parameters
-from common.models.interface import Builder
+from common.models import ModelConfig, ModelInputs, initial_parameters
+from common.models.interface import Network
+from common.models.weights import get_parameters, set_parameters
 
 CONFIGS: list[dict[str, object]] = [
     {"kind": "linear"},
@@ -44,7 +45,7 @@ STATE_NAMES["fusion"] = [
 INPUTS = ModelInputs(n_channels=2, patch_shape=(8, 9, 10), n_features=5, n_outputs=3)
 
 
-def validated(config: dict[str, object]) -> Builder:
+def validated(config: dict[str, object]) -> Network:
     return TypeAdapter(ModelConfig).validate_python(config)
 
 
@@ -139,12 +140,18 @@ class TestModel:
 
     def test_start_depends_on_the_seed_alone(self, config: dict[str, object]) -> None:
         model = validated(config)
-        before = torch.random.get_rng_state()
         start = initial_parameters(model, INPUTS, 7)
-        assert torch.equal(torch.random.get_rng_state(), before)
-        torch.manual_seed(99)
         assert initial_parameters(model, INPUTS, 7).digest() == start.digest()
         assert (initial_parameters(model, INPUTS, 8).digest() == start.digest()) == (config["kind"] == "linear")
+
+    @pytest.mark.parametrize("seed", [0, 7, 2**63 - 5])
+    def test_start_is_what_torch_draws(self, config: dict[str, object], seed: int) -> None:
+        model = validated(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            drawn = get_parameters(model.build(INPUTS))
+        assert initial_parameters(model, INPUTS, seed).digest() == drawn.digest()
+        assert list(initial_parameters(model, INPUTS, seed)) == list(drawn)
 
     def test_says_which_input_it_lacks(self, config: dict[str, object]) -> None:
         model, kind = built(config), validated(config)
@@ -166,9 +173,13 @@ class TestModel:
                 model.build(ModelInputs(0, (0, 0, 0), 5, 1))
             with pytest.raises(ValueError, match="voxels a side"):
                 model.build(ModelInputs(2, (8, 1, 8), 5, 1))
+            with pytest.raises(ValueError, match="voxels a side"):
+                model.initial(ModelInputs(2, (8, 1, 8), 5, 1))
         if model.needs_table:
             with pytest.raises(ValueError, match="at least 1 column"):
                 model.build(ModelInputs(2, (8, 8, 8), 0, 1))
+            with pytest.raises(ValueError, match="at least 1 column"):
+                model.initial(ModelInputs(2, (8, 8, 8), 0, 1))
 
     def test_foreign_parameters_are_refused_by_name(self, config: dict[str, object]) -> None:
         model = built(config)

@@ -23,15 +23,8 @@ from client.training.loop import (
     train,
 )
 from common.errors import StatisticError
-from common.models import (
-    CnnConfig,
-    FusionConfig,
-    LinearConfig,
-    ModelInputs,
-    get_parameters,
-    initial_parameters,
-    set_parameters,
-)
+from common.models import CnnConfig, FusionConfig, LinearConfig, ModelInputs, initial_parameters
+from common.models.weights import get_parameters, set_parameters
 from common.rng import generator
 from common.tasks import ClassificationTask, TrainingConfig
 
@@ -110,7 +103,8 @@ def test_a_round_repeats_bit_for_bit(optimiser: str) -> None:
 SCRIPT = """
 import numpy as np, torch
 from client.training import Position, TrainingData, train
-from common.models import FusionConfig, ModelInputs, get_parameters, initial_parameters, set_parameters
+from common.models import FusionConfig, ModelInputs, initial_parameters
+from common.models.weights import get_parameters, set_parameters
 from common.rng import generator
 from common.tasks import ClassificationTask, TrainingConfig
 rng = np.random.default_rng(0)

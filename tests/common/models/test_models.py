@@ -8,8 +8,9 @@ import torch
 from pydantic import ValidationError
 
 from common.arrays import Parameters
-from common.models import CnnConfig, FusionConfig, LinearConfig, ModelInputs, get_parameters, set_parameters
-from common.models.cnn3d import VARIANCE_FLOOR, pool
+from common.models import CnnConfig, FusionConfig, LinearConfig, ModelInputs
+from common.models.networks.cnn3d import VARIANCE_FLOOR, pool
+from common.models.weights import get_parameters, set_parameters
 
 TABLE_ONLY = ModelInputs(0, (0, 0, 0), 4, 2)
 
