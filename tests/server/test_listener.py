@@ -5,10 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from time import monotonic, sleep
 
 import httpx
 import pytest
@@ -18,86 +15,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
-    ActivateNodeResponse,
     PullMessagesRequest,
-    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-import server.tls_server as tls_module
 from client.identity import load_key, make_identity
 from common.errors import FederationError
 from server.coordinator import CoordinatorSettings, FlowerFederation
-from server.listener import MAX_BODY_BYTES
 from server.provisioning import Authority, _authority_identifier, init_authority
 from tests.deployment import consortium, join
-
-ACTIVATE = "/v1/fleet/activate-node"
-
-
-class Site:
-    """A peer at the level of HTTP: a certificate, a node key, and requests signed by hand."""
-
-    def __init__(self, home: Path, port: int, *, certificate: Path | None = None, key: Path | None = None) -> None:
-        self.key = load_key(home / "node.key")
-        context = ssl.create_default_context(cafile=home / "ca.pem")
-        context.load_cert_chain(certificate or home / "node.pem", key or home / "node.key")
-        self.http = httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=context, trust_env=False, timeout=10)
-
-    def headers(self, key: ec.EllipticCurvePrivateKey | None = None, *, age_s: float = 0.0) -> dict[str, str]:
-        key = key or self.key
-        timestamp = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
-        signature = sign_message(key, timestamp.encode())
-        return {
-            "flwr-public-key": b64encode(public_key_to_bytes(key.public_key())).decode(),
-            "flwr-timestamp": timestamp,
-            "flwr-signature": b64encode(signature).decode(),
-        }
-
-    @property
-    def public_key(self) -> bytes:
-        return public_key_to_bytes(self.key.public_key())
-
-    def post(self, path: str, message, *, headers: dict[str, str] | None = None) -> httpx.Response:
-        content = message if isinstance(message, bytes) else message.SerializeToString()
-        return self.http.post(path, content=content, headers=self.headers() if headers is None else headers)
-
-    def activate(self, headers: dict[str, str] | None = None) -> httpx.Response:
-        return self.post(
-            ACTIVATE, ActivateNodeRequest(public_key=self.public_key, heartbeat_interval=30), headers=headers
-        )
-
-    def node(self) -> Node:
-        return Node(node_id=ActivateNodeResponse.FromString(self.activate().content).node_id)
-
-
-class Door:
-    """A running federation and its authority."""
-
-    def __init__(self, home: Path, authority: Authority, federation: FlowerFederation, events: list[str]) -> None:
-        self.home, self.authority, self.federation, self.events = home, authority, federation, events
-        self.port = federation.port
-        self.east = Site(home / "east", self.port)
-
-
-@pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
-    authority = consortium(tmp_path, sites=("east", "north"))
-    events: list[str] = []
-    settings = CoordinatorSettings(tmp_path, "127.0.0.1:0", long_poll_s=0.3)
-    with FlowerFederation(settings, on_event=events.append) as federation:
-        open_door = Door(tmp_path, authority, federation, events)
-        yield open_door
-        open_door.east.http.close()
-
-
-def detail(response: httpx.Response) -> str:
-    assert response.headers["content-type"] == "application/json"
-    return response.json()["detail"]
+from tests.server.door import ACTIVATE, Site, detail
 
 
 def test_a_registered_site_gets_in_and_counts_as_online(door):
@@ -267,65 +198,6 @@ def test_a_site_cannot_act_as_the_node_of_another(door):
     north.http.close()
 
 
-def test_nonsense_of_a_known_site_is_an_error_and_leaves_the_door_open(door):
-    assert door.east.post(ACTIVATE, b"\xff\xff\xff").status_code == 400
-    node = door.east.node()
-    assert door.east.post("/v1/fleet/push-messages", PushMessagesRequest(node=node)).status_code == 401
-    trees = PushMessagesRequest(
-        node=node,
-        messages_list=[Message(metadata=Metadata(run_id=1, src_node_id=node.node_id))],
-        message_object_trees=[ObjectTree(object_id="x", children=[ObjectTree(object_id="y")] * 1000)],
-    )
-    assert door.east.post("/v1/fleet/push-messages", trees).status_code == 413
-    assert door.east.post("/v1/fleet/push-messages", _deep(node)).status_code in (400, 413)
-    assert door.east.activate().status_code == 200
-
-
-def test_an_oversized_body_is_refused_before_it_is_read(door):
-    with _tls(door) as peer:
-        head = f"POST {ACTIVATE} HTTP/1.1\r\nhost: x\r\ncontent-length: {MAX_BODY_BYTES + 1}\r\n\r\n"
-        peer.sendall(head.encode())
-        assert _until_closed(peer).startswith(b"HTTP/1.1 413")
-
-
-def test_an_endless_body_is_cut_off(door):
-    def pieces() -> Iterator[bytes]:
-        for _ in range(64):
-            yield b"x" * (1 << 20)
-
-    try:
-        status = door.east.http.post(ACTIVATE, content=pieces()).status_code
-    except httpx.TransportError:  # the connection was closed while we were still sending
-        status = 413
-    assert status == 413
-
-
-def test_a_slow_body_is_cut_off(door):
-    door.federation._listener._body_s = 0.2
-    with _tls(door) as peer:
-        peer.sendall(b"POST /v1/fleet/activate-node HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nx")
-        answer = _until_closed(peer)
-    assert answer.startswith(b"HTTP/1.1 408")
-
-
-def test_a_slow_head_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(tls_module, "HEAD_S", 0.3)
-    authority = consortium(tmp_path, sites=("east",))
-    with FlowerFederation(CoordinatorSettings(tmp_path, "127.0.0.1:0")) as federation:
-        door = Door(tmp_path, authority, federation, [])
-        with _tls(door) as peer:
-            assert not _survives(peer, seconds=3)
-        door.east.http.close()
-
-
-def test_an_empty_poll_ends_after_its_time(door):
-    node = door.east.node()
-    started = monotonic()
-    answer = door.east.post("/v1/fleet/pull-messages", PullMessagesRequest(node=node))
-    assert 0.25 < monotonic() - started < 3
-    assert not PullMessagesResponse.FromString(answer.content).messages_list
-
-
 def test_refusals_are_told_to_the_coordinator(door):
     door.east.activate(door.east.headers(age_s=400))
     assert door.events == ["refused activate-node: clocks differ by 400 s, at most 300 s are accepted"]
@@ -367,38 +239,3 @@ def _expired_certificate(authority: Authority, key: ec.EllipticCurvePublicKey) -
         .sign(authority._key(), hashes.SHA384())
     )
     return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _deep(node: Node) -> bytes:
-    """A push whose object tree is deeper than a parser should follow."""
-    tree = ObjectTree(object_id="leaf")
-    for _ in range(90):
-        tree = ObjectTree(object_id="x", children=[tree])
-    message = Message(metadata=Metadata(run_id=1, src_node_id=node.node_id))
-    many = [ObjectTree(object_id="y", children=[tree] * 10)]
-    return PushMessagesRequest(node=node, messages_list=[message], message_object_trees=many).SerializeToString()
-
-
-def _tls(door: Door) -> ssl.SSLSocket:
-    context = ssl.create_default_context(cafile=door.home / "east" / "ca.pem")
-    context.load_cert_chain(door.home / "east" / "node.pem", door.home / "east" / "node.key")
-    raw = socket.create_connection(("127.0.0.1", door.port), timeout=10)
-    return context.wrap_socket(raw, server_hostname="127.0.0.1")
-
-
-def _survives(peer: ssl.SSLSocket, *, seconds: float) -> bool:
-    """Trickle a head, one byte after the other; False as soon as the connection is cut."""
-    for _ in range(int(seconds / 0.05)):
-        try:
-            peer.sendall(b"x")
-        except OSError:
-            return False
-        sleep(0.05)
-    return True
-
-
-def _until_closed(peer: ssl.SSLSocket) -> bytes:
-    received = b""
-    while piece := peer.recv(4096):
-        received += piece
-    return received
