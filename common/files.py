@@ -16,8 +16,14 @@ ABANDONED_AFTER_S = 3600.0
 """A half-written file that nobody touched for so long belongs to a process that was killed."""
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it.
+
+    Parameters
+    ----------
+    durable : bool
+        False leaves the flush to the system. A killed process still leaves a whole file or none, but a machine that
+        loses power may leave a damaged one: only for what is checked when it is read, and can be made again.
 
     Raises
     ------
@@ -25,21 +31,24 @@ def write_atomic(path: Path, content: bytes) -> None:
         If the disk is full or the folder cannot be written; a former file is left as it was.
     """
     try:
-        _write_atomic(path, content)
+        _write_atomic(path, content, durable=durable)
     except OSError as error:
         raise StateError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _write_atomic(path: Path, content: bytes) -> None:
+def _write_atomic(path: Path, content: bytes, *, durable: bool) -> None:
     handle, partial = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         Path(partial).replace(path)
     finally:
         Path(partial).unlink(missing_ok=True)
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from client.imaging.itk import affine_from_itk, volume_from_itk, volume_to_itk
-from client.ingest.nifti_voxels import read_nifti_voxels
+from client.ingest.nifti_voxels import nifti_header, read_nifti_voxels
 from common.errors import CaseError, Code
 from common.volume import Volume
 
@@ -24,6 +24,9 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of the files that are read here; only the one-file kinds among them are written."""
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+NIFTI = "NiftiImageIO"
+"""ITK's name for the format."""
 
 EXACT_IN_FLOAT32 = 2**24
 """Integers up to here are exact in float32; files with larger ones are read as float64."""
@@ -118,12 +121,11 @@ def _read(path: Path, *, case_id: str) -> Volume:
     if not name.endswith(SUFFIXES):
         reason = f"{path} ends in none of {', '.join(SUFFIXES)}"
         raise CaseError(case_id, reason, code=Code.FILE_UNREADABLE)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    is_nifti = name.endswith((".nii", ".nii.gz"))
     try:
-        reader.ReadImageInformation()
+        reader = _nifti_header(path) if is_nifti else _header(path)
         _require_scalar_3d(reader, case_id=case_id, name=path.name)
-        if not name.endswith((".nii", ".nii.gz")):
+        if not is_nifti:
             return volume_from_itk(reader.Execute())
         array = read_nifti_voxels(path)
         return Volume(array.reshape(array.shape[-3:]), affine_from_itk(reader))
@@ -131,6 +133,26 @@ def _read(path: Path, *, case_id: str) -> Volume:
         # RuntimeError: how SimpleITK reports every fault of a file; the others come from the voxels of NIfTI
         reason = str(error).strip().splitlines()[-1].strip()
         raise CaseError(case_id, f"cannot read {path}: {reason}", code=Code.FILE_UNREADABLE) from error
+
+
+def _header(path: Path, format_name: str = "") -> sitk.ImageFileReader:
+    """A reader that has read the header; of any format where none is named."""
+    reader = sitk.ImageFileReader()
+    if format_name:
+        reader.SetImageIO(format_name)
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _nifti_header(path: Path) -> sitk.ImageFileReader:
+    """The header alone, unpacked: ITK would unzip all voxels to read it."""
+    if path.name.lower().endswith(".nii"):
+        return _header(path, NIFTI)
+    with tempfile.NamedTemporaryFile(suffix=".nii") as alone:
+        alone.write(nifti_header(path))
+        alone.flush()
+        return _header(Path(alone.name), NIFTI)
 
 
 def _require_scalar_3d(reader: sitk.ImageFileReader, *, case_id: str, name: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 HEADER_BYTES = 348
+NO_EXTENSIONS = bytes(4)
 PIECE_BYTES = 2**24
 
 DTYPES = {
@@ -53,14 +54,27 @@ def read_nifti_voxels(path: Path) -> npt.NDArray[np.generic]:
     ValueError, EOFError, OSError
         Where the header is not that of a scalar NIfTI-1 file, or the file ends early or is damaged.
     """
-    zipped = path.name.lower().endswith(".gz")
-    with gzip.open(path) if zipped else path.open("rb") as stream:
+    with _opened(path) as stream:
         header = parse_header(stream.read(HEADER_BYTES))
         stream.seek(header.offset)
         raw = np.empty(header.axes[::-1], dtype=header.dtype)
         _fill(stream, raw)
     native = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     return _scale(native, header) if header.scaled else native
+
+
+def nifti_header(path: Path) -> bytes:
+    """The header as a file of its own would have it: without extensions, which say nothing of the place.
+
+    Raises
+    ------
+    ValueError, EOFError, OSError
+        As `read_nifti_voxels`.
+    """
+    with _opened(path) as stream:
+        content = stream.read(HEADER_BYTES)
+    parse_header(content)
+    return content + NO_EXTENSIONS
 
 
 def parse_header(content: bytes) -> Header:
@@ -80,6 +94,10 @@ def parse_header(content: bytes) -> Header:
     if slope == 0 or not math.isfinite(slope) or not math.isfinite(intercept):
         slope, intercept = 1.0, 0.0  # "if scl_slope is nonzero, then ...": otherwise there is no scaling
     return Header(tuple(sizes[:n_axes]), np.dtype(order + DTYPES[code]), int(offset), slope, intercept)
+
+
+def _opened(path: Path) -> BufferedReader | gzip.GzipFile:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _fill(stream: BufferedReader | gzip.GzipFile, array: npt.NDArray[np.generic]) -> None:

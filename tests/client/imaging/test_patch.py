@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import affine_transform
 
 from client.imaging.patch import patch_pair
 from common.volume import Volume
@@ -98,6 +99,34 @@ def test_a_constant_image_stays_constant(value: float, spacing, degrees: float, 
     np.testing.assert_allclose(intensities, value, rtol=1e-5, atol=1e-4)
     assert share.min() >= 0
     assert share.max() <= 1 + 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    order=st.permutations([0, 1, 2]),
+    signs=st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),
+    spacing=st.tuples(*[st.floats(0.6, 2.0)] * 3),
+    shape=st.tuples(*[st.integers(1, 24)] * 3),
+    corner=st.tuples(*[st.integers(1, 8)] * 3),
+)
+def test_along_the_images_axes_it_is_what_scipy_interpolates(order, signs, spacing, shape, corner):
+    """Oracle: `scipy.ndimage.affine_transform`, which does all axes at once; boxes may reach beyond the image."""
+    direction = np.eye(3)[:, order] * signs
+    roi = np.zeros(SHAPE, dtype=bool)
+    roi[tuple(slice(c, c + n) for c, n in zip(corner, (3, 4, 6), strict=True))] = True
+    # voxels as coarse as the box's at most, so that nothing is smoothed; their sizes leave odd places in between
+    image, mask = (
+        Volume.from_geometry(array, spacing_mm=(2.03, 2.07, 2.11), origin_mm=(1.0, 2.0, 3.0), direction=direction)
+        for array in (NOISE, roi)
+    )
+    found = patch_pair(image, mask, spacing_mm=spacing, shape=shape)
+    step = np.linalg.inv(image.affine[:3, :3])[:, ::-1] * spacing
+    offset = np.argwhere(roi).mean(axis=0) - step @ ((np.asarray(shape) - 1) / 2)
+    expected = [
+        affine_transform(array.astype(np.float64), step, offset=offset, output_shape=shape, order=1, mode=beyond)
+        for array, beyond in ((NOISE, "nearest"), (roi, "constant"))
+    ]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("degrees", [0, 17, 45, 90, -120])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from functools import partial
 
 import numpy as np
@@ -249,3 +250,20 @@ def test_a_failed_write_leaves_the_former_file(tmp_path, monkeypatch):
 def test_unknown_ending_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\.nii\.gz"):
         write_volume(placed(np.zeros((2, 2, 2))), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("left_handed", [False, True])
+@pytest.mark.parametrize("extension", [b"", b"\x10\0\0\0\x04\0\0\0comment "])
+def test_a_zipped_file_lies_where_its_unzipped_copy_lies(tmp_path, left_handed, extension):
+    """Of a zipped file ITK is shown the header alone, which then has no extension."""
+    zipped, plain = tmp_path / "image.nii.gz", tmp_path / "image.nii"
+    write_volume(placed(RNG.normal(size=(4, 5, 6)).astype("f4"), direction=oblique(left_handed=left_handed)), plain)
+    content = bytearray(plain.read_bytes())
+    if extension:
+        content[108:112] = np.float32(352 + len(extension)).tobytes()
+        content[348:352] = b"\x01\0\0\0" + extension
+    plain.write_bytes(content)
+    zipped.write_bytes(gzip.compress(content))
+    first, second = read_volume(plain, case_id="a"), read_volume(zipped, case_id="a")
+    np.testing.assert_array_equal(first.affine, second.affine)
+    np.testing.assert_array_equal(first.array, second.array)
