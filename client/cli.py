@@ -16,6 +16,7 @@ from rich.table import Table
 
 from client.governance_cli import governance_app
 from client.site_file import SiteFile, load_site
+from common.allocator import loading
 from common.logs import JsonLog, LogFormat
 
 if TYPE_CHECKING:
@@ -159,12 +160,13 @@ def start(
 
 
 def _serve(site_file: Path, log: JsonLog | None) -> None:
-    from client.node import NodeConnection, serve
-    from client.preflight import check_certificate
-    from client.site import Site
-    from common.config.loading import digest
-    from common.errors import ConfigError
-    from common.wire import Limits
+    with loading():
+        from client.node import NodeConnection, serve
+        from client.preflight import check_certificate
+        from client.site import Site
+        from common.config.loading import digest
+        from common.errors import ConfigError
+        from common.wire import Limits
 
     console = Console(emoji=False)
 

@@ -19,8 +19,6 @@ from client.imaging.landmarks import landmark_row
 from client.imaging.patch import patch_pair
 from client.ingest.manifest import CaseRow
 from client.ingest.nifti import read_roi, read_volume
-from client.radiomics.extractor import extract, feature_names
-from client.radiomics.robustness import measure
 from client.radiomics.settings import preset
 from common.config.imaging import CheckRegistration
 from common.config.study import ImageConfig, PatchConfig, RadiomicsConfig, StudyConfig
@@ -60,6 +58,10 @@ def study_feature_names(study: StudyConfig) -> tuple[str, ...]:
 def table_names(study: StudyConfig, image: str) -> tuple[str, ...]:
     """Names of the radiomics columns of one image."""
     entries = [entry for entry in study.radiomics if entry.image == image]
+    if not entries:
+        return ()
+    from client.radiomics.columns import feature_names  # here: loaded by studies that have features, as all below
+
     return tuple(f"{image}_{name}" for entry in entries for name in feature_names(preset(entry.preset)))
 
 
@@ -119,6 +121,8 @@ def prepare_row(row: CaseRow, study: StudyConfig, table: str) -> PreparedCase:
 
 def _repeats(case: Case, study: StudyConfig, image: str) -> npt.NDArray[np.float64]:
     """Features under every perturbation, one after the other: (n_repeats * n_features,)."""
+    from client.radiomics.robustness import measure
+
     assert study.robustness is not None  # there is no such table otherwise
     settings = preset(next(entry.preset for entry in study.radiomics if entry.image == image))
     config, seed = study.robustness, study.seed
@@ -151,6 +155,10 @@ def read_image(row: CaseRow, image: ImageConfig) -> Case:
 
 
 def _features(cases: Mapping[str, Case], entries: Sequence[RadiomicsConfig]) -> npt.NDArray[np.float64]:
+    if not entries:
+        return np.zeros(0)
+    from client.radiomics.extractor import extract
+
     values: list[float] = []
     for entry in entries:
         case = cases[entry.image]

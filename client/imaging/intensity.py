@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from common.volume import FloatArray, Volume
 
@@ -128,6 +127,8 @@ def air_threshold(array: FloatArray) -> float:
 
 def body_mask(image: Volume, *, threshold: float | None = None) -> Mask:
     """The largest connected part above ``threshold`` (default: `air_threshold`), its holes filled slice by slice."""
+    from scipy import ndimage  # here: scipy is loaded by studies that need it
+
     array = _floats(image)
     above = array > (air_threshold(array) if threshold is None else threshold)
     labels, n = ndimage.label(above)

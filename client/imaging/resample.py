@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import spline_filter1d
 
 from common.volume import Volume
 
@@ -239,6 +238,8 @@ def _spline_coefficients(
     array: npt.NDArray[np.generic], axes: Sequence[AxisGrid], taps: Sequence[Taps]
 ) -> tuple[npt.NDArray[np.float64], list[Taps]]:
     """Cubic B-spline coefficients around the voxels that ``taps`` name, and the taps counted from their corner."""
+    from scipy.ndimage import spline_filter1d  # here: scipy is loaded by studies that need it
+
     pads, window, shifted = [], [], []
     for axis, n, (indices, weights) in zip(axes, array.shape, taps, strict=True):
         margin = 0 if axis.unchanged else SPLINE_MARGIN

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from client.imaging.intensity import Location, location
 from common.volume import FloatArray
@@ -59,6 +58,8 @@ def _peak(values: FloatArray, which: str) -> float:
     low, high = np.percentile(values, [TAIL_PERCENT, 100 - TAIL_PERCENT])
     if not high > low:
         raise ValueError("all intensities are equal")
+    from scipy.ndimage import gaussian_filter1d  # here: scipy is loaded by studies that need it
+
     counts, edges = np.histogram(values, bins=HISTOGRAM_BINS, range=(float(low), float(high)))
     smooth = gaussian_filter1d(counts.astype(np.float64), SMOOTHING_BINS, mode="constant")
     padded = np.concatenate([[-1.0], smooth, [-1.0]])

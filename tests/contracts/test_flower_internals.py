@@ -44,6 +44,8 @@ PARAMETERS = {
     "flwr.supernode.fleet_http_client:FleetHttpClient.PushObject": "request",
     "flwr.supernode.fleet_http_client:FleetHttpClient.ConfirmMessageReceived": "request",
     "flwr.supernode.node_auth_http_interceptor:NodeAuthHttpInterceptor.__init__": "private_key public_key",
+    "flwr.supernode.node_auth_http_interceptor:NodeAuthHttpInterceptor.intercept": "context call_next",
+    "flwr.supercore.primitives.asymmetric:sign_message": "private_key message",
     "flwr.supercore.inflatable.inflatable_object:get_all_nested_objects": "obj",
     "flwr.supercore.inflatable.inflatable_object:get_object_tree": "obj",
     "flwr.supercore.inflatable.inflatable_object:iterate_object_tree": "tree",

@@ -11,11 +11,15 @@ HEAVY = {"scipy.stats", "scipy.optimize", "pandas", "sklearn", "monai", "opacus"
 NOT_TO_COORDINATE = {"torch", "numba", "scipy.special", "matplotlib", "PIL", "SimpleITK"}
 """A coordinator's memory is 300 MB beside three times the model, and each of these takes 20 to 180 MB."""
 
+NOT_TO_TRAIN = {"numba", "pywt", "scipy.ndimage", "scipy.special", "scipy.spatial", "fastapi", "starlette", "uvicorn"}
+NOT_TO_TRAIN |= {"matplotlib", "PIL", "torch._dynamo", "torch.onnx", "sympy"}
+"""A site that trains a network on images needs none; those of features and solvers are loaded with the first case."""
+
 
 @pytest.mark.parametrize(
     ("modules", "unneeded"),
     [
-        ("client.site, client.node, client.fleet_client", HEAVY | {"matplotlib", "server"}),
+        ("client.cli, client.site, client.node, client.preflight", HEAVY | NOT_TO_TRAIN | {"server"}),
         ("server.service, server.coordinator", HEAVY | NOT_TO_COORDINATE | {"client"}),
         (
             "simulations.cli, server.opening, server.service, server.observing, server.dashboard, server.metrics",
