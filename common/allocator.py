@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
-SETTINGS = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20, M_TOP_PAD: 16 << 20}
-"""Buffers up to 32 MB come from one heap for all threads, of which at most 64 MB are kept unused."""
+SETTINGS = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 16 << 20, M_TOP_PAD: 4 << 20}
+"""Buffers up to 32 MB come from one heap for all threads, of which at most 16 MB are kept unused at the end."""
 
 
 def keep_buffers() -> None:

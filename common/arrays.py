@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,13 +83,13 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
         return float(np.linalg.norm(self.flatten()))
 
     def all_finite(self) -> bool:
-        return all(bool(np.isfinite(array).all()) for array in self.values())
+        return all(bool(np.isfinite(piece).all()) for array in self.values() for piece in _pieces(array.reshape(-1)))
 
     def digest(self) -> str:
         """SHA-256 over layout and bytes: equal digests mean bit-identical parameters."""
         sha = hashlib.sha256(repr(self.layout).encode())
         for array in self.values():
-            sha.update(np.ascontiguousarray(array).tobytes())
+            sha.update(bytes_of(array))
         return sha.hexdigest()
 
 
@@ -111,8 +112,8 @@ class WeightedSum:
             raise ValueError(f"vector of another size than the sum, {self.total.size}")
         start = 0
         for part in parts:
-            for first in range(0, part.size, PIECE):
-                piece = part[first : first + PIECE].astype(np.float64)
+            for values in _pieces(part):
+                piece = values.astype(np.float64)
                 piece *= weight
                 self.total[start : start + piece.size] += piece
                 start += piece.size
@@ -132,11 +133,12 @@ def moved(parameters: Parameters, change: npt.NDArray[np.floating]) -> Parameter
     parts: dict[str, npt.NDArray[np.floating]] = {}
     start = 0
     for name, array in parameters.items():
-        part = change[start : start + array.size].reshape(array.shape).astype(np.float64)
-        part += array
-        parts[name] = part.astype(array.dtype)
+        part = np.empty(array.size, dtype=array.dtype)
+        for into, piece in zip(_pieces(part), _pieces(array.reshape(-1)), strict=True):
+            into[:] = change[start : start + piece.size].astype(np.float64) + piece
+            start += piece.size
+        parts[name] = part.reshape(array.shape)
         parts[name].flags.writeable = False
-        start += array.size
     return Parameters(parts)
 
 
@@ -190,6 +192,16 @@ def merge_sums(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dict[s
                 raise ValueError(f"sum {name} has dtype {array.dtype}, expected {merged[name].dtype}")
             merged[name] = merged[name] + array
     return merged
+
+
+def bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
+    """The bytes of an array in C order, without a copy where they lie so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _pieces(flat: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Views of at most `PIECE` values of a flat array, in order."""
+    return (flat[first : first + PIECE] for first in range(0, flat.size, PIECE))
 
 
 def _frozen(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

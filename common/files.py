@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from time import time
 
 from common.errors import StateError
+
+Buffer = bytes | memoryview
 
 PARTIAL = ".partial-"
 """How the names of half-written files begin."""
@@ -16,11 +19,13 @@ ABANDONED_AFTER_S = 3600.0
 """A half-written file that nobody touched for so long belongs to a process that was killed."""
 
 
-def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes | Iterable[Buffer], *, durable: bool = True) -> None:
     """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it.
 
     Parameters
     ----------
+    content : bytes or iterable of buffers
+        Pieces are written one after the other and need not exist at the same time.
     durable : bool
         False leaves the flush to the system. A killed process still leaves a whole file or none, but a machine that
         loses power may leave a damaged one: only for what is checked when it is read, and can be made again.
@@ -36,11 +41,12 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
         raise StateError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _write_atomic(path: Path, content: bytes, *, durable: bool) -> None:
+def _write_atomic(path: Path, content: bytes | Iterable[Buffer], *, durable: bool) -> None:
     handle, partial = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            for piece in (content,) if isinstance(content, bytes) else content:
+                stream.write(piece)
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -120,7 +119,15 @@ def wire_size(record: RecordDict) -> int:
     return len(config["header"]) + sum(size * dtype.itemsize for dtype, size in map(_entry, config["table"]))
 
 
-def inflate_record(root: str, objects: MutableMapping[str, bytes], limits: Limits) -> RecordDict:
+class Objects(Protocol):
+    """Flower objects by id: a dict, or a store that reads them one at a time."""
+
+    def get(self, object_id: str, /) -> bytes | None: ...
+
+    def pop(self, object_id: str, default: None, /) -> object: ...
+
+
+def inflate_record(root: str, objects: Objects, limits: Limits) -> RecordDict:
     """The record of a Flower message, put together from its objects.
 
     Chunks are taken out of ``objects`` as they are used: a large message is in memory once.
@@ -129,7 +136,7 @@ def inflate_record(root: str, objects: MutableMapping[str, bytes], limits: Limit
     ----------
     root : str
         Object id of the Flower message.
-    objects : mapping of object id to content
+    objects : Objects
         As they came from the network.
 
     Raises
@@ -196,7 +203,7 @@ def _unpacked(table: list[tuple[np.dtype[Any], int]], body: bytes) -> list[Numpy
     return arrays
 
 
-def _object(objects: Mapping[str, bytes], object_id: object, kind: str) -> tuple[list[str], memoryview]:
+def _object(objects: Objects, object_id: object, kind: str) -> tuple[list[str], memoryview]:
     """Children and body of one Flower object; the body is a view."""
     content = objects.get(object_id) if isinstance(object_id, str) else None
     if content is None:
@@ -225,17 +232,17 @@ def _json_mapping(body: memoryview) -> dict[str, Any]:
     return found
 
 
-def _config(objects: Mapping[str, bytes], object_id: object, limits: Limits) -> ConfigRecord:
+def _config(objects: Objects, object_id: object, limits: Limits) -> ConfigRecord:
     _, body = _object(objects, object_id, "ConfigRecord")
     if len(body) > limits.header_bytes + limits.arrays * 32:
         raise MessageError(f"header is not at most {limits.header_bytes} bytes")
     try:
-        return ConfigRecord.inflate(objects[str(object_id)])
+        return ConfigRecord.inflate(objects.get(str(object_id)))
     except Exception as error:  # protobuf and flwr raise what they like on damaged bytes: all of it means "no message"
         raise MessageError("header record cannot be read") from error
 
 
-def _array_record(objects: MutableMapping[str, bytes], object_id: object, limits: Limits) -> ArrayRecord:
+def _array_record(objects: Objects, object_id: object, limits: Limits) -> ArrayRecord:
     _, body = _object(objects, object_id, "ArrayRecord")
     references = _json_mapping(body)
     if set(references) != {PACKED}:
@@ -253,11 +260,11 @@ def _array_record(objects: MutableMapping[str, bytes], object_id: object, limits
         raise MessageError(f"{total} bytes of arrays, at most {limits.array_bytes} are accepted")
     if described.get("dtype") != "uint8" or described.get("stype") != RAW:
         raise MessageError("packed array is not raw bytes")
-    whole = BytesIO()
+    whole = BytesIO(bytes(total))  # of its size from the start: it does not grow, and is not copied in the end
     uses = Counter(children[index] for index in order)
     for index in order:
         whole.write(_object(objects, children[index], "ArrayChunk")[1])
         uses[children[index]] -= 1
         if not uses[children[index]]:
-            del objects[children[index]]
+            objects.pop(children[index], None)
     return ArrayRecord({PACKED: Array("uint8", (total,), RAW, whole.getvalue())})

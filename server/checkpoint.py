@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from common.arrays import bytes_of
 from common.errors import StateError
-from common.files import PARTIAL
+from common.files import PARTIAL, Buffer
 from common.files import write_atomic as write_atomic
+
+TENSOR_DTYPES = {"|b1": "BOOL", "|u1": "U8", "|i1": "I8"} | {
+    f"<{kind}{size}": f"{name}{8 * size}"
+    for kind, name, sizes in (("i", "I", (2, 4, 8)), ("u", "U", (2, 4, 8)), ("f", "F", (2, 4, 8)))
+    for size in sizes
+}
+"""What safetensors calls numpy's types."""
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -74,7 +81,7 @@ class CheckpointStore:
             "order": json.dumps(list(arrays)),
             "sha256": _checksum(arrays, values),
         }
-        write_atomic(self._path(name), save(arrays, metadata=metadata))
+        write_atomic(self._path(name), _safetensors(arrays, metadata))
 
     def load(self, name: str) -> Unit | None:
         """The unit, or None where it was not saved yet.
@@ -112,9 +119,33 @@ class CheckpointStore:
         return self.folder / f"{name}.safetensors"
 
 
+def _safetensors(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[Buffer]:
+    """The file in pieces: length of the head, the head in JSON, and each array's own bytes, so no model is copied.
+
+    Raises
+    ------
+    StateError
+        If an array has a dtype that the format does not know.
+    """
+    head: dict[str, Any] = {"__metadata__": dict(metadata)}
+    start = 0
+    for key, array in arrays.items():
+        if array.dtype.str not in TENSOR_DTYPES:
+            raise StateError(f"a checkpoint cannot hold {key} of dtype {array.dtype}")
+        end = start + array.nbytes
+        dtype = TENSOR_DTYPES[array.dtype.str]
+        head[key] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    yield from (bytes_of(array) for array in arrays.values())
+
+
 def _checksum(arrays: Arrays, values: str) -> str:
     sha = hashlib.sha256(values.encode())
     for key, array in arrays.items():
         sha.update(f"{key} {array.dtype.str} {array.shape}".encode())
-        sha.update(np.asarray(array, order="C").tobytes())
+        sha.update(bytes_of(array))
     return sha.hexdigest()

@@ -204,7 +204,7 @@ class FlowerFederation:
     def _await(self, message_id: str, end: float) -> Arrived | None:
         while True:
             with self._state.arrival:
-                arrived = self._state.take(message_id)
+                arrived = self._state.reply_to(message_id)
                 left = end - monotonic()
                 if arrived is not None or left <= 0:
                     break
@@ -230,6 +230,8 @@ class FlowerFederation:
         except MessageError as error:
             self._on_event(f"reply of {site} cannot be read: {error}")
             reply = Refusal(error.code)
+        finally:
+            self._state.withdraw([request.message_id])
         return Answer(site, reply, request.size, size, arrived.at - request.at)
 
     def _wake(self, node_id: int) -> None:

@@ -27,10 +27,10 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.superlink.federation import NoOpFederationManager
 
 from common.errors import FederationError
+from server.spool import SpooledStore
 
 MESSAGE_TYPE = "query"
 MESSAGE_TTL_S = 30 * 86400.0
@@ -41,6 +41,23 @@ REGISTERED_INTERVAL_S = 30.0
 
 
 @dataclass(frozen=True)
+class StoredObjects:
+    """The objects of one reply, read from the store when they are asked for: of a large reply one is in memory."""
+
+    store: SpooledStore
+    ids: set[str]
+
+    def get(self, object_id: str, /) -> bytes | None:
+        content: bytes | None = self.store.get(object_id) if object_id in self.ids else None
+        return content
+
+    def pop(self, object_id: str, default: None, /) -> object:
+        """Let an object go that is not needed again; its content goes with the message."""
+        self.ids.discard(object_id)
+        return default
+
+
+@dataclass(frozen=True)
 class Arrived:
     """A complete reply: root id and contents of its objects, and when the last one came (monotonic seconds).
 
@@ -48,7 +65,7 @@ class Arrived:
     """
 
     root: str
-    objects: dict[str, bytes]
+    objects: StoredObjects
     at: float
 
 
@@ -57,14 +74,15 @@ class FleetState(InMemoryLinkState):  # type: ignore[misc]  # flwr is read as An
 
     Parameters
     ----------
-    store : InMemoryObjectStore
+    store : SpooledStore
         Holds requests and replies.
     on_message : callable
         Called with a node id when something waits for that node: wakes its long poll.
     """
 
-    def __init__(self, store: InMemoryObjectStore, on_message: Callable[[int], None]) -> None:
+    def __init__(self, store: SpooledStore, on_message: Callable[[int], None]) -> None:
         super().__init__(NoOpFederationManager(), store)
+        self.store = store
         self.arrival = threading.Condition()
         self.generation: dict[int, int] = {}
         self.departed: set[int] = set()
@@ -119,8 +137,8 @@ class FleetState(InMemoryLinkState):  # type: ignore[misc]  # flwr is read as An
                 self._on_message(node_id)
         return message_ids
 
-    def take(self, message_id: str) -> Arrived | None:
-        """The complete reply to a message, which is forgotten here; None while there is none."""
+    def reply_to(self, message_id: str) -> Arrived | None:
+        """The complete reply to a message, to be read until the message is withdrawn; None while there is none."""
         with self.arrival:
             at = self._complete.get(message_id)  # stays until the message is gone: a poll must not re-arm it meanwhile
         if at is None:
@@ -128,12 +146,10 @@ class FleetState(InMemoryLinkState):  # type: ignore[misc]  # flwr is read as An
         with self.lock:
             reply = self.message_res_store[self.message_ins_id_to_message_res_id[message_id]]
         root = reply.metadata.message_id
-        objects: dict[str, bytes] = {}
+        ids: set[str] = set()
         if not reply.has_error():
-            for tree in iterate_object_tree(self.object_store.get_object_tree(root)):
-                objects[tree.object_id] = self.object_store.get(tree.object_id) or b""
-        self.withdraw([message_id])
-        return Arrived(root, objects, at)
+            ids |= {tree.object_id for tree in iterate_object_tree(self.object_store.get_object_tree(root))}
+        return Arrived(root, StoredObjects(self.object_store, ids), at)
 
     def withdraw(self, message_ids: Iterable[str]) -> None:
         """Forget messages and whatever of their replies has come; what comes later is dropped."""

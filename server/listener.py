@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.supercore.error import FlowerError
 from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
@@ -32,6 +33,8 @@ from server.tls_server import PEER_CERTIFICATE, Receive, Scope, Send
 PREFIX = "/v1/fleet/"
 PULL = PREFIX + "pull-messages"
 PUSH = PREFIX + "push-messages"
+PULL_OBJECT = PREFIX + "pull-object"
+PUSH_OBJECT = PREFIX + "push-object"
 Handler = Callable[[Any, FleetState], Any]
 HANDLERS: Mapping[str, Handler] = {
     PREFIX + "activate-node": fleet_handlers.activate_node,
@@ -40,8 +43,8 @@ HANDLERS: Mapping[str, Handler] = {
     PULL: lambda request, state: fleet_handlers.pull_messages(request, state, state.object_store),
     PUSH: fleet_handlers.push_messages,
     PREFIX + "get-run": fleet_handlers.get_run,
-    PREFIX + "push-object": fleet_handlers.push_object,
-    PREFIX + "pull-object": fleet_handlers.pull_object,
+    PUSH_OBJECT: fleet_handlers.push_object,
+    PULL_OBJECT: fleet_handlers.pull_object,
     PREFIX + "confirm-message-received": lambda request, state: fleet_handlers.confirm_message_received(
         request, state, state.object_store
     ),
@@ -66,10 +69,15 @@ PIECE_BYTES = 256 << 10
 """A response goes out in pieces, each when the one before has left: OpenSSL keeps a buffer of the largest for as long
 as the connection lives."""
 
-PUSH_OBJECT = PREFIX + "push-object"
-TRANSFERS = (PUSH_OBJECT, PREFIX + "pull-object")
-PARALLEL_TRANSFERS = 16
-"""Chunks that are on their way at the same time, in or out; the others wait in the network. Bounds memory."""
+PARALLEL_UPLOADS = 8
+"""Chunks that come in at the same time; the others wait in the network. Bounds memory, as does that chunks are put into
+the store one after the other: parsing makes two copies."""
+
+READ_BYTES = 1 << 20
+"""Of a chunk that goes out, so much is read from the store at a time."""
+
+CONTENT = PullObjectResponse.OBJECT_CONTENT_FIELD_NUMBER << 3 | 2
+"""Tag of a chunk's bytes in Flower's answer, which can so be sent without being in memory."""
 
 LONG_POLL_S = 20.0
 WORKERS = 4
@@ -77,11 +85,13 @@ WORKERS = 4
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back: status, body, and whether the connection ends."""
+    """What goes back: status, body, whether the connection ends, and an object whose content follows the body."""
 
     status: int
     body: bytes
     close: bool = False
+    object_id: str = ""
+    object_size: int = 0
 
 
 class FleetListener:
@@ -116,7 +126,8 @@ class FleetListener:
         self._long_poll_s = long_poll_s
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="fedrad-fleet")
         self._waiting: dict[int, set[asyncio.Event]] = {}
-        self._transfers = asyncio.Semaphore(PARALLEL_TRANSFERS)
+        self._uploads = asyncio.Semaphore(PARALLEL_UPLOADS)
+        self._storing = asyncio.Lock()
         self._closing = False
 
     def wake(self, node_id: int) -> None:
@@ -138,18 +149,19 @@ class FleetListener:
         """Answer one request."""
         path = scope["path"]
         if self._closing:
-            await _respond(send, Reply(503, b'{"detail":"The coordinator is stopping"}', close=True))
+            await self._respond(send, Reply(503, b'{"detail":"The coordinator is stopping"}', close=True))
             return
         if scope["type"] != "http" or scope["method"] != "POST" or path not in HANDLERS:
-            await _respond(send, Reply(404, b'{"detail":"Not Found"}'))
+            await self._respond(send, Reply(404, b'{"detail":"Not Found"}'))
             return
-        async with self._transfers if path in TRANSFERS else nullcontext():
+        async with self._uploads if path == PUSH_OBJECT else nullcontext():
             body = await self._read(scope, receive)
             if body is None:
                 return
-            reply = body if isinstance(body, Reply) else await self._answer(scope, path, body, receive)
-            if reply is not None:
-                await _respond(send, reply)
+            async with self._storing if path == PUSH_OBJECT else nullcontext():
+                reply = body if isinstance(body, Reply) else await self._answer(scope, path, body, receive)
+        if reply is not None:
+            await self._respond(send, reply)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | Reply | None:
         """The body; or what to reply instead of reading on; or None where the peer is gone."""
@@ -226,6 +238,12 @@ class FleetListener:
         return request
 
     def _handle(self, path: str, request: Any) -> Reply:
+        if path == PULL_OBJECT and request.run_id == self._state.run_id:
+            size = self._state.store.size(request.object_id)
+            if size:
+                found = PullObjectResponse(object_found=True, object_available=True).SerializeToString()
+                head = found + _varint(CONTENT) + _varint(size)
+                return Reply(200, head, object_id=request.object_id, object_size=size)
         try:
             return Reply(200, HANDLERS[path](request, self._state).SerializeToString())
         except FlowerError as error:
@@ -235,6 +253,23 @@ class FleetListener:
         except (ValueError, KeyError, IndexError) as error:  # what Flower's handlers raise on nonsense of a known peer
             self._on_refused(f"{path.removeprefix(PREFIX)} failed: {error!r}")
             return Reply(400, b'{"detail":"Invalid request"}')
+
+    async def _respond(self, send: Send, reply: Reply) -> None:
+        headers = [
+            (b"content-type", PROTOBUF if reply.status == 200 else JSON),
+            (b"content-length", str(len(reply.body) + reply.object_size).encode()),
+        ]
+        if reply.close:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await _send_pieces(send, reply.body)
+        loop = asyncio.get_running_loop()
+        for start in range(0, reply.object_size, READ_BYTES):
+            part = await loop.run_in_executor(self._workers, self._state.store.part, reply.object_id, start, READ_BYTES)
+            if not part:
+                return  # the message was withdrawn meanwhile: the server ends the connection in the middle of the body
+            await _send_pieces(send, part)
+        await send({"type": "http.response.body", "body": b""})  # returns when the peer has taken nearly all
 
 
 def _objects(request: PushMessagesRequest) -> int:
@@ -247,15 +282,16 @@ def _objects(request: PushMessagesRequest) -> int:
     return count
 
 
-async def _respond(send: Send, reply: Reply) -> None:
-    headers = [
-        (b"content-type", PROTOBUF if reply.status == 200 else JSON),
-        (b"content-length", str(len(reply.body)).encode()),
-    ]
-    if reply.close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    body = memoryview(reply.body)
+async def _send_pieces(send: Send, content: bytes) -> None:
+    body = memoryview(content)
     for start in range(0, len(body), PIECE_BYTES):
         await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
-    await send({"type": "http.response.body", "body": b""})  # returns when the peer has taken nearly all
+
+
+def _varint(value: int) -> bytes:
+    """A length as protobuf writes it: seven bits a byte, the lowest first, the highest bit where more follow."""
+    parts = []
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])

@@ -71,6 +71,20 @@ class SpooledStore(InMemoryObjectStore):  # type: ignore[misc]  # flwr is read a
             content: bytes | None = super().get(object_id)
             return content
 
+    def size(self, object_id: str) -> int:
+        """Bytes of an object's content; 0 where it has not come, or is not expected."""
+        with self.lock_store:
+            return self._held.get(object_id, 0) or self._spooled.get(object_id, (0, 0))[1]
+
+    def part(self, object_id: str, start: int, size: int) -> bytes:
+        """Some of an object's content; empty where the object is gone: its slot may hold another's by now."""
+        with self.lock_store:
+            if object_id in self._spooled:
+                slot, whole = self._spooled[object_id]
+                return os.pread(self._file.fileno(), min(size, whole - start), slot * SLOT_BYTES + start)
+            content: bytes = super().get(object_id) or b""
+            return content[start : start + size]
+
     def delete(self, object_id: str) -> None:
         """Forget an object that nothing refers to, and what only it refers to."""
         with self.lock_store:

@@ -45,7 +45,7 @@ def test_a_reply_is_taken_whatever_the_clock_did_meanwhile(jump: Jump, seconds: 
     (request,) = pull(state, "east")
     jump(seconds)
     assert Reply(state, request).push()
-    assert state.take(message_id) is not None
+    assert state.reply_to(message_id) is not None
 
 
 @pytest.mark.parametrize("seconds", [-86_400.0, 86_400.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ def send(state: FleetState, site: str) -> str:
     return state.send([(state.node_of(site), REQUEST)])[0]
 
 
+def taken(state: FleetState, message_id: str) -> Any:
+    """The message of a complete reply, which is forgotten then."""
+    arrived = state.reply_to(message_id)
+    assert isinstance(arrived, Arrived)
+    decoded = decode_message(inflate_record(arrived.root, arrived.objects, Limits()), Limits())
+    state.withdraw([message_id])
+    return decoded
+
+
 def test_a_site_that_is_offline_may_be_asked_and_is_woken(state, woken):
     assert state.online() == set()
     message_id = send(state, "east")
@@ -74,16 +84,14 @@ def test_a_request_that_was_fetched_and_not_answered_is_handed_out_again(state):
         assert state.delivered(message_id)
 
 
-def test_a_reply_is_taken_once_and_nothing_remains(state):
+def test_a_reply_is_read_until_it_is_withdrawn_and_nothing_remains(state):
     message_id = send(state, "east")
-    assert state.take(message_id) is None
+    assert state.reply_to(message_id) is None
     reply = Reply(state, pull(state, "east")[0])
     assert reply.push()
     assert pull(state, "east") == []
-    arrived = state.take(message_id)
-    assert isinstance(arrived, Arrived)
-    assert isinstance(decode_message(inflate_record(arrived.root, arrived.objects, Limits()), Limits()), Done)
-    assert state.take(message_id) is None
+    assert isinstance(taken(state, message_id), Done)
+    assert state.reply_to(message_id) is None
     assert not state.message_ins_store
     assert not state.message_res_store
     assert not state.object_store.store
@@ -93,14 +101,11 @@ def test_an_incomplete_reply_does_not_count_and_the_next_process_may_answer(stat
     message_id = send(state, "east")
     request = pull(state, "east")[0]
     assert Reply(state, request).push(all_but=1)
-    assert state.take(message_id) is None
+    assert state.reply_to(message_id) is None
     again = pull(state, "east")[0]
     assert again.metadata.message_id == message_id
     assert Reply(state, again, encode_message(StatisticSums(1, {"x": np.ones(2)})).record).push()
-    arrived = state.take(message_id)
-    assert arrived is not None
-    decoded = decode_message(inflate_record(arrived.root, arrived.objects, Limits()), Limits())
-    assert isinstance(decoded, StatisticSums)
+    assert isinstance(taken(state, message_id), StatisticSums)
     assert not state.object_store.store
 
 
@@ -110,7 +115,7 @@ def test_the_same_reply_may_be_pushed_again_after_a_lost_answer(state):
     assert reply.push(all_but=1)
     assert reply.push()
     assert reply.push()
-    assert state.take(message_id) is not None
+    assert state.reply_to(message_id) is not None
 
 
 def test_a_reply_to_a_withdrawn_request_is_dropped(state):
@@ -118,12 +123,12 @@ def test_a_reply_to_a_withdrawn_request_is_dropped(state):
     reply = Reply(state, pull(state, "east")[0])
     state.withdraw([message_id])
     assert not reply.push()
-    assert state.take(message_id) is None
+    assert state.reply_to(message_id) is None
     assert not state.object_store.store
 
 
 def test_a_poll_while_the_reply_is_being_taken_does_not_ask_again(state, monkeypatch):
-    """The site confirms and polls at once; the study is still copying the reply."""
+    """The site confirms and polls at once; the study is still reading the reply."""
     message_id = send(state, "east")
     Reply(state, pull(state, "east")[0]).push()
     polled: list[list[Message]] = []
@@ -134,9 +139,7 @@ def test_a_poll_while_the_reply_is_being_taken_does_not_ask_again(state, monkeyp
         return original(object_id)
 
     monkeypatch.setattr(state.object_store, "get", get)
-    arrived = state.take(message_id)
-    assert arrived is not None
-    assert all(arrived.objects.values())
+    assert isinstance(taken(state, message_id), Done)
     assert polled
     assert not any(polled)
 
@@ -146,7 +149,7 @@ def test_equal_requests_are_stored_once_and_equal_replies_do_not_take_each_other
     assert len(state.object_store.store) == 2 + 2  # two messages, one record, one header
     for site in ("east", "north"):
         assert Reply(state, pull(state, site)[0]).push()
-    assert all(state.take(message_id) for message_id in ids)
+    assert all(isinstance(taken(state, message_id), Done) for message_id in ids)
     assert not state.object_store.store
 
 
@@ -191,11 +194,26 @@ def test_what_exceeds_memory_waits_on_disk_and_disappears_with_its_message(tmp_p
     assert sum(len(entry.content) for entry in store.store.values()) < 3 << 20
     assert any(entry.content is SPOOLED for entry in store.store.values())
     for site, array in arrays.items():
-        arrived = state.take(ids[site])
-        assert arrived is not None
-        decoded = decode_message(inflate_record(arrived.root, arrived.objects, Limits()), Limits())
+        decoded = taken(state, ids[site])
         np.testing.assert_array_equal(decoded.sums["x"], array)
     assert not store.store
     assert store._free_bytes == 3 << 20
     assert sorted(store._free_slots) == list(range(store._slots))
+    store.close()
+
+
+def test_parts_of_an_object_are_its_content_in_memory_and_on_disk_and_nothing_when_it_is_gone(tmp_path: Path):
+    store = SpooledStore(tmp_path, memory_bytes=3 << 20)
+    state = FleetState(store, lambda _: None)
+    state.sync({"east": "key of east"})
+    record = encode_message(StatisticSums(1, {"x": np.random.default_rng(0).random(1 << 20)})).record
+    (message_id,) = state.send([(state.node_of("east"), record)])
+    sizes = {object_id: store.size(object_id) for object_id in store.store}
+    assert any(entry.content is SPOOLED for entry in store.store.values())
+    for object_id, size in sizes.items():
+        parts = [store.part(object_id, start, 1 << 20) for start in range(0, size, 1 << 20)]
+        assert b"".join(parts) == store.get(object_id)
+    state.withdraw([message_id])
+    assert [store.size(object_id) for object_id in sizes] == [0] * len(sizes)
+    assert [store.part(object_id, 0, 9) for object_id in sizes] == [b""] * len(sizes)
     store.close()
