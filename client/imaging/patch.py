@@ -21,7 +21,7 @@ Beyond = Literal["nearest", "constant"]
 
 AXIS_TOLERANCE = 1e-6
 """Voxels: an image axis whose share in another axis of the box stays below this from end to end runs along one of them.
-Also how far beyond the last voxel a point still counts as on it."""
+Also how far from a voxel a point still counts as on it."""
 
 
 def patch_pair(image: Volume, roi: Volume, *, spacing_mm: Sequence[float], shape: Sequence[int]) -> tuple[Patch, Patch]:
@@ -96,8 +96,10 @@ def _interpolated(values: Array, step: Array, offset: Array, shape: tuple[int, .
 
 
 def _along(values: Array, at: Array, axis: int, beyond: Beyond) -> Array:
-    """Linear interpolation along one axis."""
+    """Linear interpolation along one axis; on a voxel it is that voxel, whatever the last bits of ``at`` are."""
     last = values.shape[axis] - 1
+    voxel = np.rint(at)
+    at = np.where(np.abs(at - voxel) < AXIS_TOLERANCE, voxel, at)
     within = at.clip(0, last)
     low = np.minimum(np.floor(within), max(last - 1, 0)).astype(np.int64)
     towards = _on_axis(within - low, axis)
@@ -105,7 +107,7 @@ def _along(values: Array, at: Array, axis: int, beyond: Beyond) -> Array:
     if towards.any():
         found *= 1 - towards
         found += values.take(np.minimum(low + 1, last), axis) * towards
-    outside = np.abs(at - within) > AXIS_TOLERANCE
+    outside = at != within
     if beyond == "constant" and outside.any():
         found *= _on_axis(~outside, axis)
     return found

@@ -25,6 +25,9 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
+SMALL_BYTES = 2**16
+"""A zipped file below this is unzipped sooner than its header is put into a file of its own."""
+
 NIFTI = "NiftiImageIO"
 """ITK's name for the format."""
 
@@ -146,8 +149,8 @@ def _header(path: Path, format_name: str = "") -> sitk.ImageFileReader:
 
 
 def _nifti_header(path: Path) -> sitk.ImageFileReader:
-    """The header alone, unpacked: ITK would unzip all voxels to read it."""
-    if path.name.lower().endswith(".nii"):
+    """The header alone, unpacked: of a zipped file ITK would unzip all voxels to read it."""
+    if path.name.lower().endswith(".nii") or path.stat().st_size < SMALL_BYTES:
         return _header(path, NIFTI)
     with tempfile.NamedTemporaryFile(suffix=".nii") as alone:
         alone.write(nifti_header(path))

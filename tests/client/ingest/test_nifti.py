@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.imaging.itk import volume_from_itk, volume_to_itk
-from client.ingest.nifti import read_roi, read_volume, write_volume
+from client.ingest.nifti import SMALL_BYTES, read_roi, read_volume, write_volume
 from common.errors import CaseError, Code
 from common.volume import Volume, grid_difference
 
@@ -257,13 +257,14 @@ def test_unknown_ending_is_refused(tmp_path):
 def test_a_zipped_file_lies_where_its_unzipped_copy_lies(tmp_path, left_handed, extension):
     """Of a zipped file ITK is shown the header alone, which then has no extension."""
     zipped, plain = tmp_path / "image.nii.gz", tmp_path / "image.nii"
-    write_volume(placed(RNG.normal(size=(4, 5, 6)).astype("f4"), direction=oblique(left_handed=left_handed)), plain)
+    write_volume(placed(RNG.normal(size=(24, 25, 40)).astype("f4"), direction=oblique(left_handed=left_handed)), plain)
     content = bytearray(plain.read_bytes())
     if extension:
         content[108:112] = np.float32(352 + len(extension)).tobytes()
         content[348:352] = b"\x01\0\0\0" + extension
     plain.write_bytes(content)
     zipped.write_bytes(gzip.compress(content))
+    assert zipped.stat().st_size > SMALL_BYTES
     first, second = read_volume(plain, case_id="a"), read_volume(zipped, case_id="a")
     np.testing.assert_array_equal(first.affine, second.affine)
     np.testing.assert_array_equal(first.array, second.array)
