@@ -101,7 +101,7 @@ def _along(values: Array, at: Array, axis: int, beyond: Beyond) -> Array:
     voxel = np.rint(at)
     at = np.where(np.abs(at - voxel) < AXIS_TOLERANCE, voxel, at)
     within = at.clip(0, last)
-    low = np.minimum(np.floor(within), max(last - 1, 0)).astype(np.int64)
+    low = np.floor(within).astype(np.int64)
     towards = _on_axis(within - low, axis)
     found: Array = values.take(low, axis)
     if towards.any():
