@@ -17,7 +17,7 @@ from client.dataset import Dataset, Rows, global_ids
 from client.outbound import filtered
 from client.private_release import PrivateRelease, Reserve
 from client.subgroups import sums_by_level
-from client.training.loop import ModelData, Position, TrainingData, predict, train
+from client.training.loop import ChosenImages, ModelData, Penalty, Position, TrainingData, predict, train
 from common.arrays import Parameters, difference
 from common.config.gate import OutboundConfig
 from common.config.study import ScalarOutcomeConfig, StudyConfig, StudyModel
@@ -45,6 +45,7 @@ from common.statistics.procedure import Cohort, Query
 from common.statistics.small_cell import release, widen_missing
 from common.statistics.solution import decode_solution
 from common.statistics.table_steps import apply_steps, decode_steps, limits_after
+from common.strategies.interface import Strategy
 from common.tables import FeatureTable
 
 if TYPE_CHECKING:
@@ -139,13 +140,9 @@ class StudyAtSite:
         cost = self.cost(request)
         if cost and self.trainer.reserve is not None:
             self.trainer.reserve(cost)
-        strategy = self.study.federated.strategy.build()
-        reference = [parameter.detach().clone() for parameter in module.parameters()]
+        penalty = _penalty(self.study.federated.strategy.build(), module)
         data = TrainingData(inputs.images, inputs.table, self._task.targets(self.data.outcome.take(rows)))
         position, device = Position(request.round_number, entry.rounds), torch.device(self.trainer.device)
-
-        def penalty(trained: nn.Module) -> torch.Tensor:
-            return torch.as_tensor(strategy.penalty(list(trained.parameters()), reference))
 
         if self.study.privacy.sample_level is not None:
             from client.training.dp_sgd import train_private  # here: torch.func is loaded by studies that need it
@@ -299,8 +296,22 @@ class StudyAtSite:
 
     def _inputs(self, entry: StudyModel, rows: Rows, table: FeatureTable | None) -> ModelData:
         patches = self.data.patches
-        images = torch.from_numpy(patches[rows]) if entry.model.needs_image and patches is not None else None
+        images = None
+        if entry.model.needs_image and patches is not None:
+            images = ChosenImages(torch.from_numpy(patches), torch.from_numpy(rows))
         return ModelData(images, None if table is None else torch.from_numpy(table.values.astype(np.float32)))
+
+
+def _penalty(strategy: Strategy, module: nn.Module) -> Penalty | None:
+    """What the strategy adds to the loss as the parameters leave the module's; None where it adds nothing."""
+    start = [parameter.detach().clone() for parameter in module.parameters()]
+    if not isinstance(strategy.penalty(start, start), torch.Tensor):
+        return None
+
+    def penalty(trained: nn.Module) -> torch.Tensor:
+        return torch.as_tensor(strategy.penalty(list(trained.parameters()), start))
+
+    return penalty
 
 
 def _key(fold: int, steps: Sequence[TableStep]) -> str:

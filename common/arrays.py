@@ -36,6 +36,7 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
             if not np.issubdtype(array.dtype, np.floating):
                 raise TypeError(f"parameter {name} has dtype {array.dtype}, expected a floating dtype")
         self._arrays = {name: _frozen(array) for name, array in arrays.items()}
+        self._digest = ""
 
     def __getitem__(self, name: str) -> npt.NDArray[np.floating]:
         return self._arrays[name]
@@ -87,10 +88,12 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
 
     def digest(self) -> str:
         """SHA-256 over layout and bytes: equal digests mean bit-identical parameters."""
-        sha = hashlib.sha256(repr(self.layout).encode())
-        for array in self.values():
-            sha.update(bytes_of(array))
-        return sha.hexdigest()
+        if not self._digest:  # computed once: nobody changes the arrays
+            sha = hashlib.sha256(repr(self.layout).encode())
+            for array in self.values():
+                sha.update(bytes_of(array))
+            self._digest = sha.hexdigest()
+        return self._digest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ no draw but from the generator, no state kept between rounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,17 +37,38 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class ChosenImages:
+    """Some of a site's images, taken out batch by batch: a round holds no copy of them.
+
+    Parameters
+    ----------
+    whole : Tensor of float32, shape (M, C, D, H, W)
+    rows : Tensor of int64, shape (N,)
+        Which of the M each case has.
+    """
+
+    whole: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, cases: Tensor) -> Tensor:
+        return self.whole[self.rows[cases]]
+
+
+@dataclass(frozen=True, eq=False)
 class ModelData:
     """What a model looks at.
 
     Parameters
     ----------
-    images : Tensor of float32, shape (N, C, D, H, W), or None
+    images : Tensor of float32, shape (N, C, D, H, W), or ChosenImages, or None
         The last channel is the ROI.
     table : Tensor of float32, shape (N, F), or None
     """
 
-    images: Tensor | None
+    images: Tensor | ChosenImages | None
     table: Tensor | None
 
     def __post_init__(self) -> None:
@@ -134,6 +155,7 @@ def train(
     """
     module.to(device).train()
     optimiser = new_optimiser(module, settings)
+    parameters = tuple(module.parameters())
     losses: list[float] = []
     with reproducible():
         for epoch in range(settings.local_epochs):
@@ -142,7 +164,7 @@ def train(
             for number, rows in enumerate(batches):
                 done = position.done((epoch + number / len(batches)) / settings.local_epochs)
                 batch = _batch(data, rows, settings=settings, generator=generator, device=device)
-                mean = _step(module, batch, task, settings, penalty, optimiser, settings.rate(done))
+                mean = _step(module, parameters, batch, task, settings, penalty, optimiser, settings.rate(done))
                 total += mean * len(rows)
             losses.append(total / data.n_cases)
             if progress is not None:
@@ -186,6 +208,7 @@ def dense_weight_penalty(module: nn.Module) -> Tensor:
 
 def _step(
     module: nn.Module,
+    parameters: Sequence[nn.Parameter],
     batch: TrainingData,
     task: Task,
     settings: TrainingConfig,
@@ -193,7 +216,7 @@ def _step(
     optimiser: Optimiser,
     learning_rate: float,
 ) -> float:
-    for parameter in module.parameters():
+    for parameter in parameters:
         parameter.grad = None
     loss = task.loss(module(batch.images, batch.table), batch.targets).mean()
     mean = float(loss.detach())
@@ -206,7 +229,7 @@ def _step(
         objective = objective + penalty(module)
     objective.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
     if settings.gradient_clip is not None:
-        clip_gradients(tuple(module.parameters()), settings.gradient_clip)
+        clip_gradients(parameters, settings.gradient_clip)
     optimiser.step(learning_rate)
     return mean
 
@@ -239,6 +262,6 @@ def _batch(
     return TrainingData(images, take_rows(data.table, rows, device), data.targets[rows].to(device))
 
 
-def take_rows(tensor: Tensor | None, rows: Tensor, device: torch.device) -> Tensor | None:
+def take_rows(tensor: Tensor | ChosenImages | None, rows: Tensor, device: torch.device) -> Tensor | None:
     """Some cases of an input that a model may not have."""
     return None if tensor is None else tensor[rows].to(device)
