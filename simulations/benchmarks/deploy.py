@@ -31,7 +31,9 @@ from server.checkpoint import write_atomic
 from server.coordinator import CoordinatorSettings, FlowerFederation
 from server.provisioning import init_authority
 
-SIZES_MB = (1, 50)
+TARGET_S = {1: 0.2, 50: 1.8, 130: 5.0}
+"""MB of the model, and the wall seconds that a round should take on idle cores."""
+
 SITES = ("east", "north", "south")
 ROUNDS = 5
 DEADLINE_S = 120.0
@@ -93,18 +95,20 @@ def _measure_all(federation: FlowerFederation, sites: list[psutil.Process]) -> N
     if missing := federation.wait_for(SITES, deadline_s=DEADLINE_S):
         raise FederationError(f"{', '.join(missing)} did not connect")
     print(f"{len(SITES)} sites connected after {perf_counter() - started:.1f} s", flush=True)
-    print("  MB   wall s   coordinator CPU s   sites CPU s   bytes / model, per site and direction")
-    for size in SIZES_MB:
+    print("  MB   wall s   target   coordinator CPU s   sites CPU s   bytes / model, per site and direction")
+    for size, target in TARGET_S.items():
         model = np.random.default_rng(0).random(size * 250_000, dtype=np.float32)
         rounds = [_measure(federation, sites, model, number) for number in range(ROUNDS + 1)][1:]
         ratio = median(r.loopback_bytes for r in rounds) / (2 * len(SITES) * model.nbytes)
+        wall, coordinator, sites = (
+            median(values)
+            for values in zip(*((r.wall_s, r.coordinator_cpu_s, r.sites_cpu_s) for r in rounds), strict=True)
+        )
         print(
-            f"{size:4d}   {median(r.wall_s for r in rounds):6.3f}   {median(r.coordinator_cpu_s for r in rounds):17.3f}"
-            f"   {median(r.sites_cpu_s for r in rounds):11.3f}   {ratio:.4f}",
-            flush=True,
+            f"{size:4d}   {wall:6.3f}   {target:6.1f}   {coordinator:17.3f}   {sites:11.3f}   {ratio:.4f}", flush=True
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"coordinator's peak memory: {peak:.0f} MiB, of which the largest model is {max(SIZES_MB)} MB", flush=True)
+    print(f"coordinator's peak memory: {peak:.0f} MiB, of which the largest model is {max(TARGET_S)} MB", flush=True)
 
 
 def _measure(federation: FlowerFederation, sites: list[psutil.Process], model: np.ndarray, number: int) -> Round:
