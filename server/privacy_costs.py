@@ -27,7 +27,7 @@ class SiteCost:
     delta : float
     epsilon_rdp : float
         By Renyi's accountant, which decided what was allowed; infinite where an update had no noise.
-    epsilon_prv : float or None
+    epsilon_pld : float or None
         By numerical composition, tighter; None where that failed.
     events : tuple of list
         Mechanism, noise multiplier, sampling rate and steps.
@@ -39,7 +39,7 @@ class SiteCost:
     noise_multipliers: tuple[float, ...]
     delta: float
     epsilon_rdp: float
-    epsilon_prv: float | None
+    epsilon_pld: float | None
     events: tuple[list[Any], ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def training_costs(results: StudyResults) -> tuple[SiteCost, ...]:
 
 def _cost(site: str, n_updates: int, events: Sequence[PrivacyEvent], delta: float) -> SiteCost:
     listed = tuple(event_to_json(event) for event in events)
-    by_rdp, by_prv = _epsilons(tuple(tuple(event) for event in listed), delta)
+    by_rdp, by_pld = _epsilons(tuple(tuple(event) for event in listed), delta)
     return SiteCost(
         site=site,
         n_updates=n_updates,
@@ -73,7 +73,7 @@ def _cost(site: str, n_updates: int, events: Sequence[PrivacyEvent], delta: floa
         noise_multipliers=tuple(sorted({event.noise_multiplier for event in events})),
         delta=delta,
         epsilon_rdp=by_rdp,
-        epsilon_prv=by_prv,
+        epsilon_pld=by_pld,
         events=listed,
     )
 
@@ -84,6 +84,6 @@ def _epsilons(listed: tuple[tuple[Any, ...], ...], delta: float) -> tuple[float,
     events = [PrivacyEvent(*entry) for entry in listed]
     by_rdp = epsilon(events, delta)
     try:
-        return by_rdp, epsilon(events, delta, accountant="prv")
+        return by_rdp, epsilon(events, delta, accountant="pld")
     except PrivacyError:
         return by_rdp, None  # the page shows a dash in its place, and the figure that decided beside it

@@ -20,7 +20,7 @@ class CostRow:
     n_updates: int
     n_steps: int
     noise: str
-    epsilon_prv: str
+    epsilon_pld: str
     epsilon_rdp: str
 
 
@@ -47,7 +47,7 @@ def _row(cost: SiteCost) -> CostRow:
         n_updates=cost.n_updates,
         n_steps=cost.n_steps,
         noise=", ".join(f"{noise:.3f}" for noise in cost.noise_multipliers) or "none",
-        epsilon_prv="—" if cost.epsilon_prv is None else _shown(cost.epsilon_prv),
+        epsilon_pld="—" if cost.epsilon_pld is None else _shown(cost.epsilon_pld),
         epsilon_rdp=_shown(cost.epsilon_rdp),
     )
 

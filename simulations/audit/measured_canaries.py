@@ -85,7 +85,7 @@ def _finding(
         tight = "" if np.isnan(bound.gaussian_epsilon) else f", {bound.gaussian_epsilon:.3f} knowing it is Gaussian"
         shown = bound.epsilon if np.isnan(bound.gaussian_epsilon) else max(bound.epsilon, bound.gaussian_epsilon)
         if protection == PRIVATE:
-            spent = epsilon(trials.events, level.target_delta, accountant="prv")
+            spent = epsilon(trials.events, level.target_delta, accountant="pld")
             note = f"the ledger says {spent:.3f} at delta {level.target_delta:.2g}; {bound.n_trials} trials{tight}"
             if shown > spent:
                 note = f"ABOVE THE LEDGER: {note}"

@@ -28,7 +28,7 @@ def test_costs_add_up_over_studies_and_restarts(tmp_path: Path):
     again = budget(tmp_path)
     assert [event_to_json(event) for event in again.spent()] == [["sampled_gaussian", 2.5, 0.2, 20]]
     assert again.epsilon() == epsilon([*ROUND, *ROUND], DELTA)
-    assert again.epsilon("prv") < again.epsilon()
+    assert again.epsilon("pld") < again.epsilon()
     assert [line.study_digest[0] for line in again.reservations()] == ["a", "b"]
 
 

@@ -40,8 +40,8 @@ def test_each_hospital_has_its_cost_by_both_accountants(private: StudyResults):
         events = [event_from_json(event) for event in cost.events]
         assert cost.epsilon_rdp == epsilon(events, DELTA)
         assert 0.99 * TARGET < cost.epsilon_rdp <= TARGET
-        assert cost.epsilon_prv is not None
-        assert 0.5 * cost.epsilon_rdp < cost.epsilon_prv <= cost.epsilon_rdp
+        assert cost.epsilon_pld is not None
+        assert 0.5 * cost.epsilon_rdp < cost.epsilon_pld <= cost.epsilon_rdp
         assert cost.n_updates == 2 * (3 + 2)  # two models, together and alone
         assert cost.delta == DELTA
 

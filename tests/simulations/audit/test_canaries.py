@@ -35,7 +35,7 @@ def of(tmp_path_factory: pytest.TempPathFactory):
 def test_a_thousand_trials_show_less_than_the_ledger_says(of, batch_size: int | None):
     planted = canary_study(of, batch_size=batch_size, local_epochs=1, private=True)
     trials = run_trials(planted.trial, planted.direction, n_trials=1000)
-    spent = epsilon(trials.events, DELTA, accountant="prv")
+    spent = epsilon(trials.events, DELTA, accountant="pld")
     bound = trials.bound(delta=DELTA)
     assert bound.n_trials == 1000
     assert 3 < spent <= 4
@@ -47,7 +47,7 @@ def test_the_gaussian_bound_is_below_the_ledger_and_near_it(of):
     planted = canary_study(of, batch_size=None, local_epochs=1, private=True)
     runs = [run_trials(planted.trial, planted.direction, n_trials=1000) for _ in range(3)]
     bounds = [trials.bound(delta=DELTA) for trials in runs]
-    spent = epsilon(runs[0].events, DELTA, accountant="prv")
+    spent = epsilon(runs[0].events, DELTA, accountant="pld")
     assert all(bound.epsilon <= bound.gaussian_epsilon for bound in bounds)
     assert 0.3 * spent < median(bound.gaussian_epsilon for bound in bounds) <= spent
 
@@ -66,7 +66,7 @@ def test_an_audit_finds_noise_that_is_less_than_the_ledger_believes(of):
     quiet = replace(planted.mechanism, noise_multiplier=planted.mechanism.noise_multiplier / 5)
     trials = run_trials(replace(planted, mechanism=quiet).trial, planted.direction, n_trials=400)
     honest = replace(trials, events=planted.events)
-    assert honest.bound(delta=DELTA).gaussian_epsilon > epsilon(planted.events, DELTA, accountant="prv")
+    assert honest.bound(delta=DELTA).gaussian_epsilon > epsilon(planted.events, DELTA, accountant="pld")
 
 
 def test_both_worlds_have_one_mechanism(of):
