@@ -9,12 +9,14 @@ beside a second copy of itself: two busy cores share caches and memory, so the s
 that much of the system's CPU no system could save.
 
 CPU is that of whole process trees, from ``wait4``; a stage's is read from the processes while they run. Each repetition
-measures all, limits first; ratios are of one repetition.
+measures all, limits first; ratios are of one repetition. Before the first, Python's byte code is written as an
+installation leaves it: where the environment forbids that, each process would compile the source anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import resource
 import subprocess
@@ -37,6 +39,7 @@ from simulations.benchmarks.rounds_cohort import SITES, study_text, write_cases
 from simulations.consortium import COORDINATOR, Consortium, free_port
 from simulations.parties import Parties, Separation
 
+PACKAGES = ("client", "common", "server", "simulations")
 DEADLINE_S = 300.0
 POLL_S = 0.02
 
@@ -127,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compression", default="", help="such as 'kind = \"int8\"'")
     chosen = parser.parse_args(arguments)
+    for package in PACKAGES:
+        compileall.compile_dir(Path(__file__).parents[2] / package, quiet=1)
     rows: list[dict[str, float]] = []
     stages: list[tuple[tuple[float, float], ...]] = []
     for number in range(chosen.repeats):
