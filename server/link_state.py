@@ -18,7 +18,6 @@ from flwr.app.message import make_message, remove_content_from_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import (
@@ -27,9 +26,9 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.superlink.federation import NoOpFederationManager
 
 from common.errors import FederationError
+from server.flower_state import InMemoryLinkState, NoOpFederationManager
 from server.spool import SpooledStore
 
 MESSAGE_TYPE = "query"

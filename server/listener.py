@@ -22,11 +22,11 @@ from flwr.supercore.error import FlowerError
 from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
-from flwr.superlink.servicer.fleet import fleet_handlers
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
 from common.wire import CHUNK_BYTES
 from server.admission import Admission, AdmissionError
+from server.flower_state import fleet_handlers
 from server.link_state import FleetState
 from server.tls_server import PEER_CERTIFICATE, Receive, Scope, Send
 

@@ -10,9 +10,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
-
 from common.wire import CHUNK_BYTES
+from server.flower_state import InMemoryObjectStore
 
 SPOOLED = b"spooled"
 """Stands in memory for the content of an object on disk."""

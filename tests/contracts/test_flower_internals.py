@@ -26,7 +26,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from client import node
+from common.errors import FederationError
 from common.wire import CHUNK_BYTES
+from server.flower_state import UNUSED, NotLoaded
 from server.link_state import FleetState
 from server.listener import HANDLERS
 
@@ -186,6 +188,13 @@ def test_every_request_names_the_node_in_one_of_two_ways():
 )
 def test_every_wire_message_has_the_fields_that_we_use(message, fields):
     assert set(fields.split()) <= set(message.DESCRIPTOR.fields_by_name)
+
+
+@pytest.mark.parametrize(("module", "name"), UNUSED.items())
+def test_what_is_left_out_is_flowers_and_can_still_be_loaded(module, name):
+    assert getattr(import_module(module), name) is not NotLoaded
+    with pytest.raises(FederationError, match="not loaded"):
+        NotLoaded("a database")
 
 
 def test_flower_cuts_arrays_where_our_limits_think():
