@@ -25,6 +25,13 @@ def keep_buffers() -> None:
             mallopt(parameter, value)
 
 
+def give_back() -> None:
+    """Hand all pages that no buffer uses back to the system, also those that lie between used ones."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 @contextmanager
 def loading() -> Iterator[None]:
     """Nothing is collected while libraries load, and what they made is never looked at again.

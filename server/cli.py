@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from common.allocator import loading
 from common.errors import FedradError, StateError
 from common.logs import JsonLog, LogFormat
 from server.authority_cli import authority_app
@@ -55,9 +56,10 @@ def run(
     log_format: Format = "text",
 ) -> None:
     """Wait for the study's hospitals, run it, and write its report."""
-    from server.observing import ObserverSettings, observing
-    from server.progress import StudyProgress
-    from server.service import open_federation, run_once
+    with loading():
+        from server.observing import ObserverSettings, observing
+        from server.progress import StudyProgress
+        from server.service import open_federation, run_once
 
     console = Console(emoji=False)
     _stop_on_signals()
@@ -92,9 +94,10 @@ def start(
 
     A study that was interrupted goes on where it was. Finished files move to HOME/done, failed ones to HOME/failed.
     """
-    from server.observing import ObserverSettings, observing
-    from server.queue import StudyQueue
-    from server.service import open_federation, serve_queue
+    with loading():
+        from server.observing import ObserverSettings, observing
+        from server.queue import StudyQueue
+        from server.service import open_federation, serve_queue
 
     console = Console(emoji=False)
     stop = _stop_on_signals()

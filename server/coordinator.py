@@ -15,7 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import cast
 
-from common.allocator import keep_buffers
+from common.allocator import give_back, keep_buffers
 from common.errors import Code, FederationError, MessageError
 from common.federation import Answer
 from common.messages import REPLIES, Refusal, Reply, Request
@@ -31,8 +31,11 @@ from server.tls_server import TlsServer, server_context
 REPORT_S = 5.0
 """How often a wait says for whom it waits, where nothing changes."""
 
-MEMORY_BYTES = 16 << 20
+MEMORY_BYTES = 8 << 20
 """Of requests and replies on their way, so much is held in memory; the rest waits in a file in the home folder."""
+
+LARGE_BYTES = 8 << 20
+"""After a reply of more, buffers of its chunks lie unused between others."""
 
 OnEvent = Callable[[str], None]
 
@@ -232,6 +235,8 @@ class FlowerFederation:
             reply = Refusal(error.code)
         finally:
             self._state.withdraw([request.message_id])
+        if size > LARGE_BYTES:
+            give_back()  # before the sum over sites is added to, when most memory is used
         return Answer(site, reply, request.size, size, arrived.at - request.at)
 
     def _wake(self, node_id: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
-from flwr.proto.message_pb2 import PullObjectResponse
+from flwr.proto.message_pb2 import PullObjectResponse, PushObjectResponse
 from flwr.supercore.error import FlowerError
 from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
@@ -73,8 +73,8 @@ PARALLEL_UPLOADS = 8
 """Chunks that come in at the same time; the others wait in the network. Bounds memory, as does that chunks are put into
 the store one after the other: parsing makes two copies."""
 
-READ_BYTES = 1 << 20
-"""Of a chunk that goes out, so much is read from the store at a time."""
+PARALLEL_DOWNLOADS = 16
+"""Chunks that go out at the same time; of each a piece is in memory, and again in the buffers of TLS and the socket."""
 
 CONTENT = PullObjectResponse.OBJECT_CONTENT_FIELD_NUMBER << 3 | 2
 """Tag of a chunk's bytes in Flower's answer, which can so be sent without being in memory."""
@@ -127,6 +127,7 @@ class FleetListener:
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="fedrad-fleet")
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._uploads = asyncio.Semaphore(PARALLEL_UPLOADS)
+        self._downloads = asyncio.Semaphore(PARALLEL_DOWNLOADS)
         self._storing = asyncio.Lock()
         self._closing = False
 
@@ -161,7 +162,8 @@ class FleetListener:
             async with self._storing if path == PUSH_OBJECT else nullcontext():
                 reply = body if isinstance(body, Reply) else await self._answer(scope, path, body, receive)
         if reply is not None:
-            await self._respond(send, reply)
+            async with self._downloads if reply.object_size else nullcontext():
+                await self._respond(send, reply)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | Reply | None:
         """The body; or what to reply instead of reading on; or None where the peer is gone."""
@@ -245,6 +247,15 @@ class FleetListener:
                 head = found + _varint(CONTENT) + _varint(size)
                 return Reply(200, head, object_id=request.object_id, object_size=size)
         try:
+            if path == PUSH_OBJECT and request.run_id == self._state.run_id:
+                # as Flower's handler, which takes the content out of the request twice
+                names = request.run_id, request.session_id, request.object_id
+                return Reply(
+                    200,
+                    PushObjectResponse(
+                        stored=self._state.store_object(*names, request.object_content)
+                    ).SerializeToString(),
+                )
             return Reply(200, HANDLERS[path](request, self._state).SerializeToString())
         except FlowerError as error:
             specification = API_ERROR_MAP[error.code]
@@ -264,8 +275,10 @@ class FleetListener:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await _send_pieces(send, reply.body)
         loop = asyncio.get_running_loop()
-        for start in range(0, reply.object_size, READ_BYTES):
-            part = await loop.run_in_executor(self._workers, self._state.store.part, reply.object_id, start, READ_BYTES)
+        for start in range(0, reply.object_size, PIECE_BYTES):
+            part = await loop.run_in_executor(
+                self._workers, self._state.store.part, reply.object_id, start, PIECE_BYTES
+            )
             if not part:
                 return  # the message was withdrawn meanwhile: the server ends the connection in the middle of the body
             await _send_pieces(send, part)

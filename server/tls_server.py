@@ -32,6 +32,9 @@ READ_AHEAD_BYTES = 8 << 20
 """Body bytes that are collected before the application hears of them: it gets a chunk of Flower in one piece, where
 uvicorn would wake it every 64 KB and stop the connection in between."""
 
+BLOCK_BYTES = 256 << 10
+"""Of a body that is collected: what a peer sends in tiny pieces takes no more room than another's."""
+
 SMALL_BODY_DIGITS = 5
 """A body of a longer content-length, in digits, stays in the network until the application asks for it."""
 
@@ -57,6 +60,25 @@ def server_context(*, certificate: Path, key: Path, authorities: list[Path]) -> 
         context.load_verify_locations(authority)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+class _Body:
+    """A body as uvicorn collects it, in blocks: one buffer that grew would leave the heap full of holes."""
+
+    def __init__(self) -> None:
+        self._blocks: list[bytearray] = [bytearray()]
+
+    def __iadd__(self, piece: bytes) -> _Body:
+        if len(self._blocks[-1]) >= BLOCK_BYTES:
+            self._blocks.append(bytearray())
+        self._blocks[-1] += piece
+        return self
+
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._blocks)
 
 
 class PeerProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is read as Any
@@ -90,6 +112,8 @@ class PeerProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is read 
     def on_body(self, body: bytes) -> None:
         if self.cycle.response_complete:
             return
+        if not self.cycle.body:
+            self.cycle.body = _Body()
         self.cycle.body += body
         if len(self.cycle.body) > READ_AHEAD_BYTES:
             self.flow.pause_reading()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,6 @@ from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PushObjectRequ
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 from common.codec import decode, encode
 from common.compression import Bfloat16, Compressor, StochasticInt8, TopK
@@ -29,6 +30,7 @@ from common.messages import Done, Finish, StatisticSums
 from common.wire import Limits, decode_message, encode_message, inflate_record
 from server.link_state import FleetState
 from server.listener import HANDLERS, PREFIX, PULL, PUSH, PUSH_OBJECT, FleetListener
+from server.spool import SpooledStore
 from tests.common.messages_strategy import same
 from tests.fuzz.damage import MESSAGES, SEEDS, damaged_arrays, damaged_bytes, damaged_json
 
@@ -169,7 +171,7 @@ class LetsIn:
 
 @cache
 def _listening() -> tuple[FleetState, FleetListener]:
-    state = FleetState(InMemoryObjectStore(), lambda _: None)
+    state = FleetState(SpooledStore(Path(tempfile.gettempdir()), memory_bytes=1 << 20), lambda _: None)
     state.sync({"east": "key of east", "north": "key of north"})
     app = FleetListener(state, LetsIn(), max_objects=20, on_refused=lambda _: None, long_poll_s=0.01)  # type: ignore[arg-type]
     return state, app

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.coordinator import CoordinatorSettings, FlowerFederation
+from server.spool import SpooledStore
 from tests.deployment import consortium
 from tests.server.door import Door
 
@@ -21,3 +22,13 @@ def door(tmp_path: Path) -> Iterator[Door]:
         open_door = Door(tmp_path, authority, federation, events)
         yield open_door
         open_door.east.http.close()
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[SpooledStore]:
+    """An empty store of objects in a folder of its own."""
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    store = SpooledStore(folder, memory_bytes=1 << 20)
+    yield store
+    store.close()

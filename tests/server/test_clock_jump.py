@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 import pytest
 from flwr.supercore import date
-from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 from server.link_state import FleetState
+from server.spool import SpooledStore
 from tests.server.test_link_state import Reply, pull, send
 
 Jump = Callable[[float], None]
@@ -36,8 +36,10 @@ def jump(monkeypatch: pytest.MonkeyPatch) -> Jump:
 
 @pytest.mark.parametrize("seconds", [-86_400.0, -600.0, 600.0, 86_400.0])
 @pytest.mark.parametrize("when", ["sent", "fetched"])
-def test_a_reply_is_taken_whatever_the_clock_did_meanwhile(jump: Jump, seconds: float, when: str) -> None:
-    state = FleetState(InMemoryObjectStore(), lambda _: None)
+def test_a_reply_is_taken_whatever_the_clock_did_meanwhile(
+    spool: SpooledStore, jump: Jump, seconds: float, when: str
+) -> None:
+    state = FleetState(spool, lambda _: None)
     state.sync({"east": "key of east"})
     message_id = send(state, "east")
     if when == "sent":
@@ -49,8 +51,10 @@ def test_a_reply_is_taken_whatever_the_clock_did_meanwhile(jump: Jump, seconds: 
 
 
 @pytest.mark.parametrize("seconds", [-86_400.0, 86_400.0])
-def test_a_site_whose_clock_was_wrong_is_online_again_with_its_next_heartbeat(jump: Jump, seconds: float) -> None:
-    state = FleetState(InMemoryObjectStore(), lambda _: None)
+def test_a_site_whose_clock_was_wrong_is_online_again_with_its_next_heartbeat(
+    spool: SpooledStore, jump: Jump, seconds: float
+) -> None:
+    state = FleetState(spool, lambda _: None)
     state.sync({"east": "key of east"})
     node = state.node_of("east")
     assert node is not None

@@ -10,7 +10,6 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 from common.messages import Done, Finish, StatisticSums
 from common.wire import Limits, decode_message, encode_message, inflate_record
@@ -45,8 +44,8 @@ def woken() -> list[int]:
 
 
 @pytest.fixture
-def state(woken: list[int]) -> FleetState:
-    state = FleetState(InMemoryObjectStore(), woken.append)
+def state(woken: list[int], spool: SpooledStore) -> FleetState:
+    state = FleetState(spool, woken.append)
     state.sync({"east": "key of east", "north": "key of north"})
     return state
 
