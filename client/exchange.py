@@ -19,8 +19,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from common.arrays import Parameters
+from common.arrays import Parameters, Vector
 from common.compression import Compressor, Single, rebuild, send
+from common.config.secure_aggregation import sum_plan
+from common.config.shared_grids import is_coarse, private_grid_of, shared_grid_of
 from common.config.study import StudyConfig
 from common.errors import Code, MessageError, StateError
 from common.files import write_atomic
@@ -89,9 +91,31 @@ class Exchange:
         stream, number = _stream(request), request.round_number
         draws = generator(self._study.seed, "compress", self._site, stream, number)
         delta = update.delta.flatten()
+        if is_coarse(self._study, request.course):
+            return self._on_the_grid(request, update, delta, draws)
         sent = send(self._compressor, delta, self._residuals.entering(stream, number, delta.size), draws)
         self._residuals.keep(stream, number + 1, sent.residual)
         return replace(update, delta=Parameters({}), compressed=(sent.data,))
+
+    def _on_the_grid(
+        self, request: Train, update: LocalUpdate, delta: Vector, draws: np.random.Generator
+    ) -> LocalUpdate:
+        """The update rounded for its masks; as it is where the round has no grid yet.
+
+        Under site-level privacy nothing is left for later rounds: the update is clipped as a whole, and its noise is
+        far above what rounding leaves out.
+        """
+        private = private_grid_of(self._study, size=delta.size)
+        if private is not None:
+            return replace(update, delta=Parameters({}), compressed=(private.send(delta, draws),))
+        grid = shared_grid_of(self._study, request)
+        if grid is None:
+            return update
+        stream, number = _stream(request), request.round_number
+        delta *= sum_plan(self._study, self._study.training_sites).weight(update.n_cases)
+        data, residual = grid.send(delta, self._residuals.entering(stream, number, delta.size), draws)
+        self._residuals.keep(stream, number + 1, residual)
+        return replace(update, delta=Parameters({}), compressed=(data,))
 
     def _rebuilt(self, request: Train) -> Parameters:
         if self._compressor is None or self._model is None or self._model[0] != _stream(request):

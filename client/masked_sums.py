@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from client.asked_questions import question_of
 from client.credentials import Credentials
 from common.codec import message_digest
 from common.config.secure_aggregation import ALL_SITES, SecureAggregationConfig, cohorts, sum_plan
+from common.config.shared_grids import private_grid_of
 from common.config.site import SiteConfig
 from common.config.site_level import shared_noise
 from common.config.study import StudyConfig
@@ -36,6 +38,7 @@ from common.messages import (
     Train,
 )
 from common.privacy.contribution import Summable, to_words
+from common.privacy.discrete_gaussian import NoiseShare
 from common.privacy.mask_keys import Terms
 from common.privacy.masking import MaskingSite
 from common.rng import SystemNoise
@@ -175,7 +178,7 @@ class MaskedSums:
         reply, plan = answer(question), sum_plan(session.study, terms.cohort)
         share = None
         if isinstance(reply, LocalUpdate) and session.study.privacy.site_level is not None:
-            share = shared_noise(session.study, terms.cohort, size=reply.delta.size).share
+            share = _noise_share(session.study, terms.cohort, reply)
         layout, words = to_words(reply, plan, source=source, share=share)
         session.question = question
         masked = session.site.mask(words, request.sharers)
@@ -199,7 +202,7 @@ class MaskedSums:
         self, study: StudyConfig, question: Train | Evaluate, included: tuple[str, ...] | None
     ) -> None:
         """One round is asked once, with one content; one evaluation is summed over one set of sites."""
-        about, asked = _about(question), message_digest(question)
+        about, asked = _about(question), _asked(question)
         for line in self._record.read():
             if line["study"] != question.study_digest or line["about"] != about:
                 continue
@@ -219,7 +222,7 @@ class MaskedSums:
                 "summed",
                 study=question.study_digest,
                 about=_about(question),
-                asked=message_digest(question),
+                asked=_asked(question),
                 included=",".join(session.included),
             )
 
@@ -227,6 +230,20 @@ class MaskedSums:
         if self._session is not None:
             self._session.site.wipe()
         self._session = None
+
+
+def _noise_share(study: StudyConfig, cohort: tuple[str, ...], update: LocalUpdate) -> NoiseShare:
+    if update.compressed:
+        private = private_grid_of(study, size=update.compressed[0].size // 2)
+        if private is None:
+            raise PrivacyError("a compressed update of a study whose updates have no grid")
+        return private.noise.share
+    return shared_noise(study, cohort, size=update.delta.size).share
+
+
+def _asked(question: Train | Evaluate) -> str:
+    """The question's SHA-256; the same whether its model came whole or as a difference."""
+    return question_of(question).sha256
 
 
 def _about(question: Train | Evaluate) -> str:

@@ -28,7 +28,7 @@ from common.messages import REPLIES, REQUESTS, Difference, Message, PrivacyEvent
 Array = npt.NDArray[np.generic]
 Encoded = tuple[bytes, list[Array]]
 
-ALLOWED_DTYPES = ("<f8", "<f4", "<f2", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b1")
+ALLOWED_DTYPES = ("<f8", "<f4", "<f2", "<i8", "<i4", "<u8", "<u4", "<u2", "|u1", "|i1", "|b1")
 MAX_HEADER_BYTES = 16 << 20
 MAX_ARRAYS = 4096
 MAX_ITEMS = 1 << 18

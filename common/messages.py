@@ -34,7 +34,7 @@ from common.masking_messages import (
     Unmasked,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Scalar = int | float | str | bool
 Value = Scalar | tuple[Scalar, ...] | npt.NDArray[np.generic]
@@ -207,6 +207,9 @@ class Train:
         empty then. A site that does not hold them refuses with ``base_absent``.
     clipping_norm : float
         Of this round's update, where the study's site-level privacy adapts it; else 0, and the study file counts.
+    value_bounds : tuple of float
+        Largest size of a value of one site's weighted delta, for each array of the model, where masked sums are
+        compressed (`common.privacy.shared_grid`); empty in a model's first round.
     """
 
     study_digest: str
@@ -219,6 +222,7 @@ class Train:
     course: str = "federated"
     difference: tuple[Difference, ...] = ()
     clipping_norm: float = 0.0
+    value_bounds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.round_number < 1:
@@ -229,6 +233,8 @@ class Train:
             raise ValueError("a model comes whole or as one difference")
         if not 0 <= self.clipping_norm < math.inf:
             raise ValueError(f"a clipping norm is finite and not negative, got {self.clipping_norm}")
+        if not all(0 <= bound < math.inf for bound in self.value_bounds):
+            raise ValueError("bounds of values are finite and not negative")
 
 
 @dataclass(frozen=True, eq=False)

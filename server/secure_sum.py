@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from common.codec import message_digest
 from common.config.secure_aggregation import cohorts, sum_plan
+from common.config.shared_grids import shared_grid_of
 from common.config.study import StudyConfig
 from common.errors import Code, FederationError, MessageError, PrivacyError
 from common.federation import Federation
@@ -33,6 +35,7 @@ from common.masking_messages import (
 from common.messages import AskStatistic, Landmarks, MaskedInput, Question, Reply, Request, Train
 from common.privacy.contribution import SumPlan, from_words, require_layout
 from common.privacy.mask_keys import MaskWords, Terms
+from common.privacy.shared_grid import SharedGrid
 from common.privacy.unmasking import MaskingServer
 from server.conversation import ATTEMPTS, Conversation, CourseOf, Refused
 
@@ -75,11 +78,8 @@ class SecureConversation(Conversation):
         if not self._is_summed(requests):
             yield from super().ask(requests, expected, deadline_s=deadline_s, phase=phase, course=course)
             return
-        question = self._question(requests)
-        told = course if isinstance(course, str) else next(iter(course.values()))
-        for name, sites in sorted(self._cohorts_of(requests).items()):
-            run = _Sum(self, name, sites, question, deadline_s, phase, told)
-            yield from cast("Iterator[tuple[str, Expected | Refused]]", run.answers())
+        asked = self._summed(requests, requests, deadline_s=deadline_s, phase=phase, course=course)
+        yield from cast("Iterator[tuple[str, Expected | Refused]]", asked)
 
     def insist(
         self,
@@ -93,7 +93,8 @@ class SecureConversation(Conversation):
     ) -> Iterator[tuple[str, Expected | Refused]]:
         """As `Conversation.insist`; within a masked sum every step is insisted on."""
         if self._is_summed(requests):
-            yield from self.ask(requests, expected, deadline_s=deadline_s, phase=phase, course=course)
+            asked = self._summed(requests, whole or requests, deadline_s=deadline_s, phase=phase, course=course)
+            yield from cast("Iterator[tuple[str, Expected | Refused]]", asked)
             return
         yield from super().insist(requests, expected, deadline_s=deadline_s, phase=phase, course=course, whole=whole)
 
@@ -102,6 +103,21 @@ class SecureConversation(Conversation):
     ) -> Iterator[tuple[str, Step | Refused]]:
         """One step of a masked sum, asked of each site."""
         yield from super().insist(requests, expected, deadline_s=deadline_s, phase=phase, course=course)
+
+    def _summed(
+        self,
+        requests: Mapping[str, Request],
+        whole: Mapping[str, Request],
+        *,
+        deadline_s: float,
+        phase: str,
+        course: CourseOf,
+    ) -> Iterator[tuple[str, Reply | Refused]]:
+        question = self._question(requests)
+        complete = question if whole is requests else self._question(whole)
+        told = course if isinstance(course, str) else next(iter(course.values()))
+        for name, sites in sorted(self._cohorts_of(requests).items()):
+            yield from _Sum(self, name, sites, question, complete, deadline_s, phase, told).answers()
 
     def _is_summed(self, requests: Mapping[str, Request]) -> bool:
         """Whether the requests are about hospitals' cases; the pooled reference of a simulation is no hospital."""
@@ -137,6 +153,7 @@ class _Sum:
         name: str,
         cohort: tuple[str, ...],
         question: Question,
+        whole: Question,
         deadline_s: float,
         phase: str,
         course: str,
@@ -146,7 +163,10 @@ class _Sum:
         self._name = name
         self._cohort = cohort
         self._question = question
-        self._asked = message_digest(question)
+        self._whole = whole
+        self._grid: SharedGrid | None = None
+        if isinstance(whole, Train):
+            self._grid = shared_grid_of(self._study, whole)
         self._deadline_s = deadline_s
         self._phase = phase
         self._course = course
@@ -162,7 +182,9 @@ class _Sum:
                 break
             except FederationError as error:
                 self._conversation.journal.write("note", text=f"{self._phase}, sum {attempt} of {self._name}: {error}")
-                if not self._may_differ():
+                if self._is_base_absent():
+                    self._question = self._whole
+                elif not self._may_differ():
                     break
         yield from sorted(self._refused.items())
         if merged is not None:
@@ -175,6 +197,11 @@ class _Sum:
         lasting = {refused.code for refused in self._refused.values()} - {str(Code.SITE_SILENT), str(Code.PRIVACY)}
         return not lasting
 
+    def _is_base_absent(self) -> bool:
+        """Whether a site lacks the model that the question's difference starts from; all are sent the whole then."""
+        absent = any(refused.code == Code.BASE_ABSENT for refused in self._refused.values())
+        return absent and self._question is not self._whole
+
     def _session(self) -> Reply:
         """All five steps.
 
@@ -186,9 +213,10 @@ class _Sum:
         settings = self._study.privacy.secure_aggregation
         assert settings is not None  # else there is no such conversation
         session, digest = secrets.token_hex(16), self._conversation.study_digest
-        terms = Terms(digest, session, self._asked, self._cohort, settings.least(len(self._cohort)))
+        asked = message_digest(self._question)
+        terms = Terms(digest, session, asked, self._cohort, settings.least(len(self._cohort)))
         server = MaskingServer(terms)
-        begin = AdvertiseKeys(digest, session, self._asked, self._cohort)
+        begin = AdvertiseKeys(digest, session, asked, self._cohort)
         roster = server.open(dict(self._step(dict.fromkeys(self._cohort, begin), KeysAdvertised)))
         self._blame(server)
         share = ShareKeys(digest, session, roster)
@@ -207,7 +235,7 @@ class _Sum:
         total = server.total()
         self._tell_faults(server)
         try:
-            return from_words(self._question, layout, total, plan, n_included=len(included))
+            return from_words(self._whole, layout, total, plan, n_included=len(included), grid=self._grid)
         except (MessageError, ValueError) as error:
             raise FederationError(f"the sum cannot be read: {error}") from error
 
@@ -216,10 +244,12 @@ class _Sum:
         for site, reply in self._step(dict.fromkeys(request.sharers, request), MaskedValues):
             try:
                 words = _words(reply)
-                require_layout(self._question, reply.layout, words.shape, plan)
+                require_layout(self._whole, reply.layout, words, plan, grid=self._grid)
                 server.add(site, words, layout=tuple(reply.layout.items()))
             except (MessageError, PrivacyError) as error:
                 self._refuse(site, Code.MESSAGE, str(error))
+        if self._is_base_absent():
+            raise FederationError("a site does not hold the model that the round starts from; all are sent the whole")
         layout = dict(server.settle())
         self._blame(server)
         return layout
@@ -265,6 +295,6 @@ class _Sum:
 def _words(reply: MaskedValues) -> MaskWords:
     """The words of a reply; MessageError where they are none."""
     wide, narrow = reply.wide, reply.narrow
-    if wide.dtype != np.uint64 or narrow.dtype != np.uint32 or (wide.ndim, narrow.ndim) != (1, 1):
+    if wide.dtype != np.uint64 or narrow.dtype not in (np.uint16, np.uint32) or (wide.ndim, narrow.ndim) != (1, 1):
         raise MessageError(f"masked words came as {wide.dtype} and {narrow.dtype}")
-    return MaskWords(wide.astype(np.uint64, copy=False), narrow.astype(np.uint32, copy=False))
+    return MaskWords(wide.astype(np.uint64, copy=False), cast("npt.NDArray[np.unsignedinteger]", narrow))

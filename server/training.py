@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from common.arrays import Parameters
 from common.compression import Compressor
+from common.config.secure_aggregation import sum_plan
+from common.config.shared_grids import is_coarse
 from common.config.study import StudyConfig, StudyModel
 from common.errors import Code, FederationError, MessageError, PrivacyError, StateError
 from common.messages import LocalUpdate, PrivacyEvent, TableStep, Train
 from common.models import initial_parameters
 from common.privacy.ledger import event_from_json, event_to_json, require_known
+from common.privacy.shared_grid import next_bounds
 from common.rng import derived_seed
 from common.statistics.table_steps import Step, columns_after, encode_steps
 from common.strategies import ServerState, Strategy
@@ -58,6 +61,8 @@ class TrainingState:
         ``round site code`` of every site that a round went on without.
     broadcast : Broadcast, optional
         How the next round is announced, where the study compresses.
+    value_bounds : tuple of float
+        Of the next round's masked words, where they are compressed (`common.privacy.shared_grid`).
     """
 
     round_number: int
@@ -66,6 +71,7 @@ class TrainingState:
     history: tuple[SiteRound, ...] = ()
     absent: tuple[str, ...] = ()
     broadcast: Broadcast | None = None
+    value_bounds: tuple[float, ...] = ()
 
     def to_unit(self) -> Unit:
         arrays: dict[str, npt.NDArray[np.generic]] = {}
@@ -77,6 +83,7 @@ class TrainingState:
             "history": [entry.to_json() for entry in self.history],
             "absent": list(self.absent),
             "sha256": self.parameters.digest(),
+            "value_bounds": list(self.value_bounds),
         }
         if self.broadcast is not None:
             announced = self.broadcast.to_unit()
@@ -95,7 +102,8 @@ class TrainingState:
         }
         history = tuple(SiteRound.from_json(entry) for entry in values["history"])
         absent, broadcast = tuple(values["absent"]), Broadcast.from_unit(unit)
-        return cls(values["round_number"], parameters, ServerState(server), history, absent, broadcast)
+        bounds = tuple(values["value_bounds"])
+        return cls(values["round_number"], parameters, ServerState(server), history, absent, broadcast, bounds)
 
 
 def _floating(array: npt.NDArray[np.generic]) -> npt.NDArray[np.floating]:
@@ -177,14 +185,16 @@ def _round(
             table_steps=steps[course.name],
             course=course.name,
             clipping_norm=asked_norm(study, course, states[course.name].server),
+            value_bounds=states[course.name].value_bounds,
         )
         for course in due
     }
     # one object for all who get the same: it is encoded once
     announced = {name: smaller(request, states[name].broadcast) for name, request in of_course.items()}
+    sums = conversation.hears_sums  # one question for all: where one of them lacks the model, all are sent the whole
     whole = {site: of_course[course.name] for site, course in course_of.items()}
     requests = {
-        site: announced[course.name] if _took_part(site, states[course.name]) else whole[site]
+        site: announced[course.name] if sums or _took_part(site, states[course.name]) else whole[site]
         for site, course in course_of.items()
     }
     answers = conversation.insist(
@@ -225,9 +235,11 @@ def _aggregated(
 ) -> TrainingState:
     """The state after a round; updates are aggregated as they are handed out, one at a time."""
     compressor = study.federated.compression.build()
+    is_summed = is_coarse(study, course.name)
     # a sum under masks says nothing of each hospital's cost, which the hospital's own ledger holds
     is_private = study.privacy.sample_level is not None and study.privacy.secure_aggregation is None
-    collected = _Collected(entry.name, round_number, before.parameters, compressor, is_private=is_private)
+    code = None if is_summed else compressor  # a sum under masks was decoded when it was unmasked
+    collected = _Collected(entry.name, round_number, before.parameters, code, is_private=is_private)
     try:
         updates = collected.updates(answers)
         parameters, server = aggregate(study, course, strategy, before.parameters, updates, before.server)
@@ -245,7 +257,10 @@ def _aggregated(
     elif compressor is not None:
         parameters = closing(parameters, before.broadcast)
     history, absent = (*before.history, *collected.history), (*before.absent, *collected.absent)
-    return TrainingState(round_number, parameters, server, history, absent, broadcast)
+    bounds: tuple[float, ...] = ()
+    if is_summed and study.privacy.site_level is None:
+        bounds = collected.next_bounds(study, before.value_bounds)
+    return TrainingState(round_number, parameters, server, history, absent, broadcast, bounds)
 
 
 class _Collected:
@@ -267,6 +282,13 @@ class _Collected:
         self._is_private = is_private
         self.history: list[SiteRound] = []
         self.absent: list[str] = []
+        self._largest: list[float] = []
+
+    def next_bounds(self, study: StudyConfig, former: tuple[float, ...]) -> tuple[float, ...]:
+        """Of the masked words of the round after this one, from its sum."""
+        by_cases = sum_plan(study, study.training_sites).weighting == "n_cases"
+        weight = self.history[-1].n_cases if by_cases else study.n_training
+        return next_bounds(self._largest, former, weight=weight, n_sites=study.n_training)
 
     def updates(self, answers: Iterator[tuple[str, LocalUpdate | Refused]]) -> Iterator[LocalUpdate]:
         for site, answer in answers:
@@ -275,6 +297,7 @@ class _Collected:
             if reason:
                 self.absent.append(f"{self.round_number} {site} {reason}")
             elif isinstance(reply, LocalUpdate):
+                self._largest = [float(np.abs(array).max(initial=0.0)) for array in reply.delta.values()]
                 self.history.append(SiteRound(self.round_number, site, reply.n_cases, reply.train_loss, reply.privacy))
                 del answer  # one update is in memory at a time
                 yield reply

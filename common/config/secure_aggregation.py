@@ -131,8 +131,6 @@ def secure_aggregation_faults(study: StudyConfig) -> Iterator[str]:
     strategy = study.federated.strategy
     if strategy.kind not in SUMMED_STRATEGIES:
         yield f"{place}: strategy {strategy.kind} must see single updates; use one of {', '.join(SUMMED_STRATEGIES)}"
-    if study.federated.compression.kind != "none":
-        yield f"{place}: federated.compression: masked words are random and cannot be made smaller; bits = 32 is least"
     if study.evaluation.subgroups:
         yield f"{place}: evaluation.subgroups: which levels a site withholds differs, so their sums cannot be masked"
     yield from _grid_faults(study, config)

@@ -130,8 +130,22 @@ def shared_noise(study: StudyConfig, cohort: Sequence[str], *, size: int) -> Dis
         clipping_norm=config.clipping_norm,
         step=sum_plan(study, cohort).grid.step,
         size=size,
-        shares=Shares(len(cohort), len(cohort) - secure.least(len(cohort))),
+        shares=shares_of(study, cohort),
     )
+
+
+def shares_of(study: StudyConfig, cohort: Sequence[str]) -> Shares:
+    """How the noise of a masked sum is divided: whole with the fewest sites that a sum needs.
+
+    Raises
+    ------
+    ValueError
+        For a study without secure aggregation.
+    """
+    secure = study.privacy.secure_aggregation
+    if secure is None:
+        raise ValueError(f"study {study.name} does not use secure aggregation")
+    return Shares(len(cohort), len(cohort) - secure.least(len(cohort)))
 
 
 def _weights(study: StudyConfig) -> Iterator[str]:
@@ -181,7 +195,7 @@ def _masked(study: StudyConfig) -> Iterator[str]:
     level, needed = site_level_of(study), secure.least(study.n_training)
     assert level is not None  # there is a config
     room = config.clipping_norm * (1 + NOISE_REACH * level.noise_multiplier / math.sqrt(needed))
-    if secure.value_bound < room:
+    if study.federated.compression.kind == "none" and secure.value_bound < room:  # else the words follow from both
         yield (
             f"privacy.secure_aggregation.value_bound: {secure.value_bound:g} leaves no room for an update of norm "
             f"{config.clipping_norm:g} and a share of the noise, expected at least {room:.3g}"
@@ -194,5 +208,5 @@ SITE_LEVEL_RULES = (
     Check(("privacy", "sites"), _several),
     Check(("privacy", "models"), _no_solved),
     Check(("privacy", "local_only"), _no_local),
-    Check(("privacy", "sites", "models", "split"), _masked),
+    Check(("privacy", "sites", "models", "split", "federated"), _masked),
 )

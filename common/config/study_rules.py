@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from common.config.loading import Check
 from common.config.private_statistics import PRIVATE_STATISTICS_RULES
 from common.config.secure_aggregation import secure_aggregation_faults
+from common.config.shared_grids import shared_grid_faults
 from common.config.site_level import SITE_LEVEL_RULES
 
 if TYPE_CHECKING:
@@ -285,5 +286,6 @@ STUDY_RULES = (
     *PRIVATE_STATISTICS_RULES,
     Check(("privacy", "models", "federated"), _sample_level),
     Check(("privacy", "sites", "split", "federated", "evaluation"), secure_aggregation_faults),
+    Check(("privacy", "sites", "federated"), shared_grid_faults),
     *SITE_LEVEL_RULES,
 )

@@ -4,7 +4,8 @@
 n_cases        one wide word
 whole numbers  one wide word each: counts stay exact
 other sums     five wide words each (`common.privacy.fixed_point`): no rounding, whatever their size
-delta          weighted as the strategy weights it, one word each on a grid that all sites share; narrow for 32 bits
+delta          weighted as the strategy weights it, one word each on a grid that all sites share; narrow for 32 bits,
+               and for 16 (`common.privacy.shared_grid`), in which it comes rounded already
 train_loss     times the cases, as other sums
 =============  ====================================================================================================
 
@@ -37,6 +38,7 @@ from common.privacy.fixed_point import (
     encode_limbs,
 )
 from common.privacy.mask_keys import MaskWords
+from common.privacy.shared_grid import ROOM, SharedGrid, words_of
 from common.rng import NoiseSource, SystemNoise
 
 Summable = StatisticSums | LocalUpdate | EvaluationSums
@@ -95,6 +97,12 @@ def to_words(
         Where a number is not finite or does not fit: too many cases, a delta beyond the bound.
     """
     wide = [encode_counts(np.array([reply.n_cases]), n_sites=plan.n_sites)]
+    if isinstance(reply, LocalUpdate) and reply.compressed:
+        narrow = words_of(reply.compressed[0], size=reply.compressed[0].size // 2)
+        if share is not None:
+            narrow = _coarse_with_noise(narrow, plan, share)
+        wide.append(encode_limbs(np.array([reply.n_cases * reply.train_loss])))
+        return {LOSS: "f8 ", DELTA: f"f8 {narrow.size}"}, MaskWords(np.concatenate(wide).astype(np.uint64), narrow)
     if isinstance(reply, LocalUpdate):
         flat = reply.delta.flatten()
         _require_bounds(flat, reply.n_cases, plan)
@@ -102,10 +110,10 @@ def to_words(
         if share is not None:
             delta = _with_noise(delta, plan, share)
         wide.append(encode_limbs(np.array([reply.n_cases * reply.train_loss])))
-        narrow = delta if plan.bits == 32 else delta[:0]
+        fine = delta if plan.bits == 32 else delta[:0]
         wide += [delta] if plan.bits == 64 else []
         layout = {LOSS: "f8 ", DELTA: f"f8 {flat.size}"}
-        return layout, MaskWords(np.concatenate(wide).astype(np.uint64), narrow.astype(np.uint32))
+        return layout, MaskWords(np.concatenate(wide).astype(np.uint64), fine.astype(np.uint32))
     sums = dict(sorted(reply.sums.items()))
     wide += [_encoded(name, array, plan) for name, array in sums.items()]
     layout = {name: _entry(array) for name, array in sums.items()}
@@ -113,20 +121,33 @@ def to_words(
 
 
 def from_words(
-    question: Question, layout: Mapping[str, str], words: MaskWords, plan: SumPlan, *, n_included: int
+    question: Question,
+    layout: Mapping[str, str],
+    words: MaskWords,
+    plan: SumPlan,
+    *,
+    n_included: int,
+    grid: SharedGrid | None = None,
 ) -> Summable:
     """The answer of all included sites together, as if one site held all their cases.
 
     A delta comes back as the weighted mean, with the number of all cases: strategies see one update.
+
+    Parameters
+    ----------
+    question : Question
+        With its parameters whole.
+    grid : SharedGrid, optional
+        Of a delta in words of 16 bits.
 
     Raises
     ------
     MessageError
         Where words and layout do not fit one another, or the question.
     """
-    require_layout(question, layout, words.shape, plan)
+    require_layout(question, layout, words, plan, grid=grid)
     if isinstance(question, Train):
-        return _mean_update(question, words, plan, n_included)
+        return _mean_update(question, words, plan, n_included, grid)
     shapes = {name: _read_entry(entry) for name, entry in layout.items()}
     sizes = [_n_words(dtype, shape) for dtype, shape in shapes.values()]
     n_cases = int(decode_counts(words.wide[:1])[0])
@@ -143,13 +164,10 @@ def from_words(
     return EvaluationSums(question.model, n_cases, sums)
 
 
-def require_layout(question: Question, layout: Mapping[str, str], shape: tuple[int, int], plan: SumPlan) -> None:
+def require_layout(
+    question: Question, layout: Mapping[str, str], words: MaskWords, plan: SumPlan, *, grid: SharedGrid | None = None
+) -> None:
     """Refuse a layout that does not fit the question, or words that do not fit it.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Number of wide and of narrow words.
 
     Raises
     ------
@@ -160,17 +178,25 @@ def require_layout(question: Question, layout: Mapping[str, str], shape: tuple[i
         size = question.parameters.size
         if dict(layout) != {LOSS: "f8 ", DELTA: f"f8 {size}"}:
             raise MessageError(f"masked update of a layout that does not fit {size} parameters")
-        expected = (1 + LIMBS, size) if plan.bits == 32 else (1 + LIMBS + size, 0)
-    if shape != expected:
-        raise MessageError(f"masked words of shape {shape}, their layout says {expected}")
+        is_narrow = grid is not None or plan.bits == 32
+        expected = (1 + LIMBS, size) if is_narrow else (1 + LIMBS + size, 0)
+    if words.shape != expected:
+        raise MessageError(f"masked words of shape {words.shape}, their layout says {expected}")
+    if words.narrow.dtype != (np.uint32 if grid is None else np.uint16):
+        raise MessageError(f"masked words of {words.narrow.dtype} in place of those that were asked for")
 
 
-def _mean_update(question: Train, words: MaskWords, plan: SumPlan, n_included: int) -> LocalUpdate:
+def _mean_update(
+    question: Train, words: MaskWords, plan: SumPlan, n_included: int, grid: SharedGrid | None
+) -> LocalUpdate:
     n_cases = int(decode_counts(words.wide[:1])[0])
     if n_cases < n_included:
         raise MessageError(f"{n_cases} cases at {n_included} sites: the sum is not one of answers")
     loss = float(decode_limbs(words.wide[1 : 1 + LIMBS])[0])
-    total = plan.grid.decode(words.narrow if plan.bits == 32 else words.wide[1 + LIMBS :])
+    if grid is not None:
+        total = grid.decode(words.narrow.astype(np.uint16, copy=False))
+    else:
+        total = plan.grid.decode(words.narrow if plan.bits == 32 else words.wide[1 + LIMBS :])
     weight = n_cases if plan.weighting == "n_cases" else n_included
     delta = question.parameters.unflatten(total / weight)
     return LocalUpdate(question.model, question.round_number, n_cases, delta, loss / n_cases)
@@ -196,6 +222,13 @@ def _with_noise(delta: Words, plan: SumPlan, share: NoiseShare) -> Words:
     if largest > plan.grid.bound:
         raise PrivacyError(f"a noisy value of {largest:g} does not fit value_bound = {plan.value_bound:g}")
     return noisy.astype(delta.dtype)
+
+
+def _coarse_with_noise(delta: npt.NDArray[np.uint16], plan: SumPlan, share: NoiseShare) -> npt.NDArray[np.uint16]:
+    noisy = share.add(delta.view(np.int16).astype(np.int64), SystemNoise())
+    if noisy.size and np.abs(noisy).max() > ROOM // plan.n_sites:
+        raise PrivacyError(f"a noisy value does not fit the words of a sum over {plan.n_sites} sites")
+    return noisy.astype(np.int16).view(np.uint16)
 
 
 def _encoded(name: str, array: Array, plan: SumPlan) -> npt.NDArray[np.uint64]:

@@ -223,6 +223,22 @@ def distributed_noise(
         if shares.variance(total) <= DRAWN_VARIANCE:
             break
         shift += 1
+    return noise_in_steps(
+        noise_multiplier=noise_multiplier, sensitivity=sensitivity, size=size, shares=shares, shift=shift
+    )
+
+
+def noise_in_steps(
+    *, noise_multiplier: float, sensitivity: float, size: int, shares: Shares, shift: int = 0
+) -> DistributedNoise:
+    """As `distributed_noise`, for a sum that one unit moves by ``sensitivity``, in multiples of ``2**shift`` steps.
+
+    Raises
+    ------
+    PrivacyError
+        Where the grid is too coarse for noise of this width.
+    """
+    total = math.ceil((noise_multiplier * sensitivity) ** 2)
     share = NoiseShare(shift, shares.variance(total))
     if share.variance < LEAST_SHARE:
         raise PrivacyError(

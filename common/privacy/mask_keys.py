@@ -114,19 +114,19 @@ class MaskWords:
     Parameters
     ----------
     wide : ndarray of uint64
-    narrow : ndarray of uint32
+    narrow : ndarray of uint32, or of uint16 for compressed updates
     """
 
     wide: npt.NDArray[np.uint64]
-    narrow: npt.NDArray[np.uint32]
+    narrow: npt.NDArray[np.unsignedinteger]
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.wide.size, self.narrow.size
 
     def add(self, other: MaskWords) -> None:
-        if other.shape != self.shape:
-            raise PrivacyError(f"words of shape {other.shape}, expected {self.shape}")
+        if other.shape != self.shape or other.narrow.dtype != self.narrow.dtype:
+            raise PrivacyError(f"words of shape {other.shape}, expected {self.shape}, or of other dtypes")
         self.wide += other.wide
         self.narrow += other.narrow
 

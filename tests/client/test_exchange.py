@@ -12,9 +12,12 @@ from client.asked_questions import question_of
 from client.exchange import Exchange, Residuals
 from common.arrays import Parameters, moved
 from common.compression import send
+from common.config.loading import parse
+from common.config.shared_grids import private_grid_of, shared_grid_of
 from common.config.study import StudyConfig
 from common.errors import Code, MessageError, StateError
 from common.messages import Difference, LocalUpdate, Train
+from common.privacy.shared_grid import sensitivity_after_rounding, words_of
 from common.rng import generator
 from tests.server.memory_sites import study
 
@@ -185,3 +188,84 @@ def test_the_gate_counts_a_model_that_comes_whole_after_its_difference_as_the_sa
     assert question_of(request(2)) != small
     assert question_of(request(3, parameters=second)) != small
     assert question_of(request(2, parameters=second, course="local-a")) != small
+
+
+MASKED_STUDY = """
+seed = 3
+name = "bench"
+title = "Sums in few bits"
+outcome = { kind = "classification", column = "y", values = ["0", "1"], names = ["no", "yes"] }
+clinical = [{ column = "age", kind = "numeric" }]
+sites = [{ name = "a" }, { name = "b" }, { name = "c" }]
+federated = { compression = { kind = "int8" } }
+privacy = { secure_aggregation = { most_cases = 1000 } }
+[[images]]
+name = "ct"
+modality = "CT"
+image = "{case_id}/ct.nii.gz"
+roi = "{case_id}/roi.nii.gz"
+[[models]]
+name = "cnn"
+rounds = 100
+model = { kind = "linear" }
+training = { learning_rate = 0.1 }
+"""
+
+
+def masked_study(*changes: tuple[str, str]) -> StudyConfig:
+    text = MASKED_STUDY
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return parse(text, StudyConfig, source="study.toml")
+
+
+def test_under_masks_the_first_round_goes_whole_and_later_ones_as_whole_numbers_on_the_shared_grid(tmp_path, notes):
+    here = exchange(tmp_path, notes, masked_study())
+    first = here.packed(here.opened(request()), update())
+    assert not first.compressed
+    assert first.delta.digest() == update().delta.digest()
+    asked = request(2, value_bounds=(40.0,))
+    second = here.packed(here.opened(asked), update(2))
+    grid = shared_grid_of(masked_study(), asked)
+    assert grid is not None
+    sent = grid.decode(words_of(second.compressed[0], size=210))
+    kept = Residuals(tmp_path / "residuals", notes.append).entering("federated/cnn/fold0", 3, 210)
+    assert kept is not None
+    np.testing.assert_allclose(sent + kept, 10 * update(2).delta.flatten(), atol=1e-5)  # weighted by its ten cases
+    assert np.abs(kept).max() < grid.steps.max()
+
+
+def test_a_round_under_masks_that_is_asked_again_gives_the_same_words(tmp_path, notes):
+    asked = [request(number, value_bounds=(8.0,)) for number in (2, 3)]
+    here = exchange(tmp_path, notes, masked_study())
+    words = [here.packed(here.opened(a), update(a.round_number)).compressed[0].tobytes() for a in asked]
+    after_a_crash = exchange(tmp_path, notes, masked_study())
+    again = after_a_crash.packed(after_a_crash.opened(asked[1]), update(3))
+    assert again.compressed[0].tobytes() == words[1]
+
+
+def test_bounds_that_do_not_fit_the_model_are_refused(tmp_path, notes):
+    here = exchange(tmp_path, notes, masked_study())
+    with pytest.raises(MessageError, match="2 bounds for 1 tensors"):
+        here.packed(here.opened(request(2, value_bounds=(8.0, 1.0))), update(2))
+    with pytest.raises(ValueError, match="finite and not negative"):
+        request(2, value_bounds=(-1.0,))
+    with pytest.raises(MessageError, match="that has none"):
+        shared_grid_of(compressing(), request(2, value_bounds=(8.0,)))
+
+
+def test_under_site_level_privacy_every_round_has_the_grid_of_the_norm_and_leaves_nothing(tmp_path, notes):
+    level = "site_level = { clipping_norm = 0.5, noise_multiplier = 1.5, target_delta = 1e-3 }"
+    of = masked_study(
+        ("privacy = { ", f"privacy = {{ {level}, "),
+        ("federated = { ", 'federated = { strategy = { kind = "fedavg", weighting = "uniform" }, '),
+    )
+    here = exchange(tmp_path, notes, of)
+    packed = here.packed(here.opened(request()), update())
+    made = private_grid_of(of, size=210)
+    assert made is not None
+    whole = words_of(packed.compressed[0], size=210).view(np.int16).astype(int)
+    assert np.linalg.norm(whole) <= sensitivity_after_rounding(made.norm, 210)
+    assert np.linalg.norm(made.grid.decode(whole.astype(np.int16).view(np.uint16))) == pytest.approx(0.5, rel=0.01)
+    assert not list((tmp_path / "residuals").glob("*"))

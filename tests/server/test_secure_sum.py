@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.arrays import Parameters, merge_sums, weighted_mean
+from client.exchange import Exchange
+from common.arrays import Parameters, merge_sums, moved, weighted_mean
+from common.compression import StochasticInt8
 from common.config.loading import digest
 from common.config.secure_aggregation import ALL_EXTERNAL, ALL_SITES
 from common.config.study import StudyConfig
@@ -18,6 +20,7 @@ from common.journal import JsonLines
 from common.masking_messages import MaskedValues, SharesSealed, Unmasked
 from common.messages import (
     AskStatistic,
+    Difference,
     Evaluate,
     EvaluationSums,
     LocalUpdate,
@@ -29,6 +32,7 @@ from common.messages import (
     Train,
 )
 from common.privacy.contribution import Summable
+from common.rng import generator
 from server.conversation import ATTEMPTS, Refused
 from server.secure_sum import SecureConversation
 from simulations.in_process import InProcessFederation
@@ -300,3 +304,80 @@ def test_a_site_whose_sums_have_another_layout_is_named_though_it_answers_first(
     heard = made.hear(Evaluate(digest(made.study), 0, "radiomics", "test", PARAMETERS), EvaluationSums)
     assert set(heard) == {ALL_SITES, TEN[0]}
     assert "site-000 sent sums of another layout than most sites" in made.notes()
+
+
+def coarse_study(n: int) -> StudyConfig:
+    text = masked_study(n).model_dump(mode="json")
+    text["federated"]["compression"] = {"kind": "int8"}
+    return StudyConfig.model_validate(text)
+
+
+class CoarseMember:
+    """What a hospital of a compressed study answers before masks: its update through its own exchange."""
+
+    def __init__(self, folder: Path, study: StudyConfig) -> None:
+        self.folder, self.study = folder, study
+        self.exchanges: dict[str, Exchange] = {}
+        self.whole = 0
+
+    def __call__(self, name: str, question: Question) -> Summable:
+        assert isinstance(question, Train)
+        exchange = self.exchanges.setdefault(name, Exchange(self.study, name, self.folder / name / "res", print))
+        self.whole += not question.difference
+        opened = exchange.opened(question)
+        return exchange.packed(opened, answer_of(name, opened))
+
+
+def test_a_compressed_sum_is_the_weighted_mean_within_a_step_a_site_and_takes_half_the_words(tmp_path):
+    study = coarse_study(10)
+    made = Consortium(tmp_path, study, compute=CoarseMember(tmp_path, study))
+    question = replace(train_request(study, 2), value_bounds=(25.0, 25.0))
+    update = made.hear(question, LocalUpdate)[ALL_SITES]
+    n_cases, mean = exact_update(TEN, question)
+    assert update.n_cases == n_cases
+    step = 25.0 / (32767 // 10)
+    assert 0 < np.abs(update.delta.flatten() - mean.flatten()).max() < 10 * step / n_cases
+
+
+def test_where_one_hospital_lacks_the_model_all_are_sent_the_whole_and_the_round_is_the_same(tmp_path):
+    study = coarse_study(10)
+    compute = CoarseMember(tmp_path, study)
+    made = Consortium(tmp_path, study, compute=compute)
+    first = train_request(study, 1)
+    made.hear(first, LocalUpdate)
+    change = generator(0, "change").normal(0, 0.1, PARAMETERS.size)
+    code = StochasticInt8().compress(change, generator(0, "code"))
+    after = moved(first.parameters, StochasticInt8().decompress(code, PARAMETERS.size))
+    whole = replace(train_request(study, 2), parameters=after, value_bounds=(25.0, 25.0))
+    difference = Difference(first.parameters.digest(), after.digest(), code)
+    smaller = replace(whole, parameters=Parameters({}), difference=(difference,))
+
+    def heard() -> LocalUpdate:
+        compute.whole = 0
+        (answer,) = made.conversation.insist(
+            dict.fromkeys(TEN, smaller), LocalUpdate, deadline_s=9.0, phase="test", whole=dict.fromkeys(TEN, whole)
+        )
+        assert isinstance(answer[1], LocalUpdate)
+        return answer[1]
+
+    undisturbed = heard()
+    assert compute.whole == 0
+    del compute.exchanges[TEN[3]]  # a restart: the model was in its memory
+    again = heard()
+    assert compute.whole == 10
+    assert again.delta.digest() == undisturbed.delta.digest()
+    assert "does not hold the model" in made.notes()
+
+
+def test_words_of_another_width_than_the_study_says_are_not_added(tmp_path):
+    study = coarse_study(10)
+    coarse = CoarseMember(tmp_path, study)
+
+    def compute(name: str, question: Question) -> Summable:
+        return answer_of(name, question) if name == TEN[0] else coarse(name, question)
+
+    made = Consortium(tmp_path, study, compute=compute)
+    question = replace(train_request(study, 2), value_bounds=(25.0, 25.0))
+    heard = made.hear(question, LocalUpdate)
+    assert heard[TEN[0]].code == Code.MESSAGE
+    assert f"{TEN[0]} masked words of uint32 in place of those that were asked for" in made.notes()

@@ -61,6 +61,22 @@ def masked(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return simulated(tmp_path_factory.mktemp("masked"), MASKED, cohort)
 
 
+def test_a_study_in_few_bits_under_masks_learns_as_much_and_sends_less(plain, cohort, tmp_path):
+    """int8 and secure aggregation together, in a whole study; its first round is that of the masked study."""
+    text = MASKED.replace("federated = {", 'federated = { compression = { kind = "int8" },')
+    assert text != MASKED
+    run = simulated(tmp_path, text, cohort)
+    expected, found = load_results([plain[0]]), load_results([run[0]])
+    sums = expected.merged("federated", "radiomics", sorted(N_CASES))
+    coarse = found.merged("federated", "radiomics", [ALL_SITES])
+    np.testing.assert_allclose(coarse.losses, sums.losses, rtol=0.02)
+    name = next(name for name in units(run) if name.startswith("training.") and "radiomics" in name)
+    state = TrainingState.from_unit(units(run)[name])
+    assert len(state.value_bounds) == len(state.parameters)
+    far = state.parameters.flatten() - TrainingState.from_unit(units(plain)[name]).parameters.flatten()
+    assert 0 < np.abs(far).max() < 0.01
+
+
 def units(run: tuple[Path, StudyConfig]) -> dict[str, Unit]:
     store = CheckpointStore(run[0] / "checkpoints", digest(run[1]))
     return {name: unit for name in store.names() if (unit := store.load(name)) is not None}

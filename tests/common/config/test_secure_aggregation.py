@@ -75,7 +75,7 @@ RULES = [
     (
         "federated = {",
         'federated = { compression = { kind = "bf16" },',
-        "masked words are random and cannot be made smaller",
+        "bf16 under secure aggregation: only whole numbers add up under masks; use int8",
     ),
     ("most_cases = 50", "most_cases = 1000000000", "32 bits leave steps of"),
     ("most_cases = 50", "threshold = 0.5", "privacy.secure_aggregation.threshold: got 0.5"),
@@ -119,3 +119,17 @@ def test_a_hospital_names_further_authorities_and_pins(tmp_path):
     assert site.secure_aggregation.peers == {"south": "ab" * 32}
     with pytest.raises(ConfigError, match="minimum_sites"):
         parse(text.replace("= 5", "= 2"), SiteConfig, source="site.toml")
+
+
+def test_whole_numbers_of_eight_bits_add_up_under_masks_for_so_many_sites():
+    in_int8 = MASKED.replace("federated = {", 'federated = { compression = { kind = "int8" },')
+    assert study(in_int8).federated.compression.kind == "int8"
+
+    def of(n: int) -> StudyConfig:
+        listed = ", ".join(f'{{ name = "s{i}" }}' for i in range(n))
+        return study(in_int8.replace(SITES, f"sites = [{listed}]").replace("most_cases = 50", "bits = 64"))
+
+    assert of(258).n_training == 258
+    with pytest.raises(ConfigError) as caught:
+        of(259)
+    assert any("259 training sites, 16 bits have room for 258" in fault for fault in caught.value.faults)
