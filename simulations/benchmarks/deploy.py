@@ -100,12 +100,13 @@ def _measure_all(federation: FlowerFederation, sites: list[psutil.Process]) -> N
         model = np.random.default_rng(0).random(size * 250_000, dtype=np.float32)
         rounds = [_measure(federation, sites, model, number) for number in range(ROUNDS + 1)][1:]
         ratio = median(r.loopback_bytes for r in rounds) / (2 * len(SITES) * model.nbytes)
-        wall, coordinator, sites = (
+        wall_s, coordinator_s, sites_s = (
             median(values)
             for values in zip(*((r.wall_s, r.coordinator_cpu_s, r.sites_cpu_s) for r in rounds), strict=True)
         )
         print(
-            f"{size:4d}   {wall:6.3f}   {target:6.1f}   {coordinator:17.3f}   {sites:11.3f}   {ratio:.4f}", flush=True
+            f"{size:4d}   {wall_s:6.3f}   {target:6.1f}   {coordinator_s:17.3f}   {sites_s:11.3f}   {ratio:.4f}",
+            flush=True,
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"coordinator's peak memory: {peak:.0f} MiB, of which the largest model is {max(TARGET_S)} MB", flush=True)
