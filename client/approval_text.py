@@ -54,7 +54,12 @@ def _asked(study: StudyConfig) -> Iterator[str]:
         yield f"For statistics of the measured table: {', '.join(_statistics(study))}."
     courses = "twice, once together with the other hospitals and once alone" if study.local_only else "once"
     for entry in study.models:
-        if entry.solved is not None:
+        if entry.solved is not None and not entry.solved.sends_sums:
+            yield (
+                f"Model {entry.name}: trees that are grown on this hospital's training cases alone and leave it whole, "
+                f"{courses}."
+            )
+        elif entry.solved is not None:
             yield f"Model {entry.name}: solved from sums over the training cases, {courses}."
         else:
             settings = entry.trained[1]

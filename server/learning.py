@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from common.config.study import StudyConfig
-from common.errors import FederationError
+from common.errors import FederationError, MessageError
 from common.messages import TRAINING, AskStatistic, StatisticSums, Sums
 from common.statistics import encode_query
-from common.statistics.procedure import Procedure, Query, run
+from common.statistics.procedure import Merging, Procedure, Query, run
 from common.statistics.table_steps import Step, encode_steps
 from server.conversation import Conversation
 from server.courses import Course
@@ -59,7 +59,21 @@ class Learner:
             phase=self.phase,
             course=self.course.name,
         )
-        return agreeing({site: reply.sums for site, reply in replies.items()})
+        answers = {site: reply.sums for site, reply in replies.items()}
+        if isinstance(query, Merging):
+            _check_each(query, answers)
+        return agreeing(answers)
+
+
+def _check_each(query: Merging, answers: Mapping[str, Sums]) -> None:
+    faults = []
+    for site, answer in answers.items():
+        try:
+            query.check(answer)
+        except MessageError as error:
+            faults.append(f"{site}: {error}")
+    if faults:
+        raise FederationError("; ".join(faults))
 
 
 def agreeing(sums: Mapping[str, Sums]) -> list[Sums]:

@@ -131,6 +131,9 @@ def secure_aggregation_faults(study: StudyConfig) -> Iterator[str]:
     strategy = study.federated.strategy
     if strategy.kind not in SUMMED_STRATEGIES:
         yield f"{place}: strategy {strategy.kind} must see single updates; use one of {', '.join(SUMMED_STRATEGIES)}"
+    for entry in study.models:
+        if entry.solved is not None and not entry.solved.sends_sums:
+            yield f"{place}: model {entry.name}: kind {entry.solved.kind} sends trees, which are no sums; use boosting"
     if study.evaluation.subgroups:
         yield f"{place}: evaluation.subgroups: which levels a site withholds differs, so their sums cannot be masked"
     yield from _grid_faults(study, config)

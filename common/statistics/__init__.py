@@ -25,6 +25,7 @@ from common.statistics.pca import CovarianceProductQuery, CovarianceQuery
 from common.statistics.procedure import Query
 from common.statistics.quantiles import CountQuery
 from common.statistics.stability import DrawnClassSumsQuery, DrawnGramQuery
+from common.statistics.xgboost_trees import XgboostQuery
 
 QUERIES: tuple[type[Query], ...] = (
     MomentQuery,
@@ -47,6 +48,7 @@ QUERIES: tuple[type[Query], ...] = (
     CoxBinsQuery,
     ForestQuery,
     BoostingQuery,
+    XgboostQuery,
     MarginQuery,
     HazardQuery,
 )

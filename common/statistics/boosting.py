@@ -93,7 +93,7 @@ class BoostingQuery:
         score = self.start + self.outputs[finished].sum(axis=1)
         if score.size and self.loss == "logistic" and np.abs(score).max() > MAX_SCORE:
             raise StatisticError(f"scores beyond {MAX_SCORE:g}: the classes are separated; stop earlier or shrink more")
-        sums = self._derivatives(cohort, score)
+        sums = derivatives(cohort, score, self.loss)
         every = np.arange(len(self.names))
         found = [site.sums(rows, every, sums[rows]) for rows in self._rows_of_leaves(site)]
         return {"sums": np.stack(found)}
@@ -101,16 +101,6 @@ class BoostingQuery:
     def case_counts(self, cohort: Cohort) -> Indices:
         site, every = self._site(cohort), np.arange(len(self.names))
         return np.stack([site.group_counts(rows, every) for rows in self._rows_of_leaves(site)])
-
-    def _derivatives(self, cohort: Cohort, score: Matrix) -> Matrix:
-        """One, gradient and second derivative of each case, (n_cases, 3)."""
-        target = response(cohort)
-        if self.loss == "squared":
-            return np.column_stack([np.ones(len(target)), score - target, np.ones(len(target))])
-        if not isinstance(cohort.outcome, ClassOutcome):
-            raise StatisticError("logistic boosting needs two classes")
-        p = scipy.special.expit(score)
-        return np.column_stack([np.ones(len(target)), p - target, p * (1 - p)])
 
     def _site(self, cohort: Cohort) -> SiteCases:
         labels, names = outcome_labels(cohort)
@@ -120,6 +110,17 @@ class BoostingQuery:
         inside = site.assigned(self._trees, len(self.roots) - 1, np.arange(len(site.values)))
         none = np.zeros(0, dtype=np.int64)
         return [inside.get(int(leaf), none) for leaf in self.leaves]
+
+
+def derivatives(cohort: Cohort, score: Matrix, loss: str) -> Matrix:
+    """One, gradient and second derivative of each case's loss, (n_cases, 3)."""
+    target = response(cohort)
+    if loss == "squared":
+        return np.column_stack([np.ones(len(target)), score - target, np.ones(len(target))])
+    if not isinstance(cohort.outcome, ClassOutcome):
+        raise StatisticError("logistic boosting needs two classes")
+    p = scipy.special.expit(score)
+    return np.column_stack([np.ones(len(target)), p - target, p * (1 - p)])
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def boosting(names: Sequence[str], edges: Matrix, settings: BoostingSettings | N
     """
     names, settings = tuple(names), settings or BoostingSettings()
     edges = require_edges(edges, names)
-    start = yield from _start(names, settings.loss)
+    start = yield from start_score(names, settings.loss)
     trees, outputs, importance = Trees.stumps(0), np.zeros(0), np.zeros(len(names))
     for _ in range(settings.n_trees):
         grown = yield from _grow(names, edges, settings, start, trees, outputs)
@@ -208,7 +209,7 @@ def boosting(names: Sequence[str], edges: Matrix, settings: BoostingSettings | N
     )
 
 
-def _start(names: tuple[str, ...], loss: str) -> Procedure[float]:
+def start_score(names: tuple[str, ...], loss: str) -> Procedure[float]:
     """The best constant score."""
     sums = yield LinearSumsQuery(names[:1], 1, np.zeros(1), 0.0)
     n, total = float(sums["cases"].sum()), float(sums["response"].sum())

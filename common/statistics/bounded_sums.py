@@ -214,6 +214,7 @@ REFUSED: Mapping[str, str] = {
     "cox_bins": "risk sets couple cases: one case changes the terms of all before it",
     "forest": "every level of every tree is a question, and its counts are too small for noise",
     "boosting": "every level of every tree is a question, and its counts are too small for noise",
+    "xgboost": "a tree is no sum, and one case can change all of it",
     "margins": _ITERATED,
     "discrete_hazards": _ITERATED,
 }

@@ -65,6 +65,15 @@ class SiteCases:
             waiting += [(child, ordered[:position]), (child + 1, ordered[position:])]
         return leaves
 
+    def bins(self) -> Indices:
+        """Edges below each case, (n_cases, n_features), when cases move in groups."""
+        every = np.arange(len(self.values))
+        order, positions = self._cuts(every, np.arange(len(self.edges)))
+        bins = np.empty((len(self.edges), len(every)), dtype=np.int64)
+        below = np.stack([np.searchsorted(ends, every, side="right") for ends in positions])
+        np.put_along_axis(bins, order, below, axis=1)
+        return bins.T
+
     def sums(self, rows: Indices, columns: Indices, weights: Matrix) -> Matrix:
         """Sums of ``weights`` (n_rows, n_sums) over the rows up to each cut, and over all of them last.
 

@@ -7,15 +7,16 @@ A *query* is a frozen value that a site can answer with sums over its cases. A *
         return sums["total"] / sums["n"]
 
 Both halves of an algorithm so stand in one file, without a network; iterative solvers are loops around ``yield``. What
-a query returns is merged by addition alone (`common.arrays.merge_sums`), in site order: the same under secure
-aggregation, and the merged answer does not depend on how the cases are split into sites.
+a query returns is merged by addition (`common.arrays.merge_sums`), in site order: the same under secure aggregation,
+and the merged answer does not depend on how the cases are split into sites. One query alone merges otherwise, and its
+study is refused under secure aggregation (`common.statistics.xgboost_trees`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,19 @@ class Query(Protocol):
         ...
 
 
+@runtime_checkable
+class Merging(Protocol):
+    """A query whose answers are no sums."""
+
+    def check(self, answer: Sums) -> None:
+        """Is this one site's answer as agreed? MessageError where not."""
+        ...
+
+    def merge(self, answers: Sequence[Sums]) -> Sums:
+        """The answers of all sites, which were checked, as one."""
+        ...
+
+
 Procedure = Generator[Query, Sums, Result]
 Ask = Callable[[Query], Sequence[Sums]]
 
@@ -99,7 +113,8 @@ def run(procedure: Procedure[Result], ask: Ask) -> Result:
     try:
         query = next(procedure)
         while True:
-            query = procedure.send(merge_sums(ask(query)))
+            answers = ask(query)
+            query = procedure.send(query.merge(answers) if isinstance(query, Merging) else merge_sums(answers))
     except StopIteration as finished:
         result: Result = finished.value
         return result

@@ -24,6 +24,7 @@ from common.statistics.logistic import logistic_lasso
 from common.statistics.margins import MarginModel, linear_svm, ridge_logistic, ridge_regression
 from common.statistics.procedure import Procedure
 from common.statistics.quantiles import balanced_edges
+from common.statistics.xgboost_trees import MAX_DEPTH, XgboostSettings, xgboost_bagging
 
 OutcomeKind = Literal["two classes", "several classes", "number", "survival"]
 
@@ -58,6 +59,7 @@ class _Solved(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     needs_image: ClassVar[bool] = False
     needs_table: ClassVar[bool] = True
+    sends_sums: ClassVar[bool] = True
     outcomes: ClassVar[tuple[OutcomeKind, ...]]
 
 
@@ -200,6 +202,34 @@ class BoostingConfig(_Solved):
         return (yield from boosting(names, edges, settings))
 
 
+class XgboostConfig(_Solved):
+    """XGBoost by Flower's bagging strategy: in each round every hospital adds a tree grown on its own cases.
+
+    No sum: under secure aggregation take ``boosting``, whose trees are the pooled ones.
+    """
+
+    outcomes: ClassVar[tuple[OutcomeKind, ...]] = ("two classes", "number")
+    sends_sums: ClassVar[bool] = False
+    kind: Literal["xgboost"]
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 50
+    max_depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] = 3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    ridge: NonNegativeFloat = 1.0
+    n_bins: Annotated[int, Field(ge=2, le=256)] = 32
+
+    def solve(self, names: Sequence[str], target: Target) -> Procedure[FittedModel]:
+        edges = yield from balanced_edges(names, self.n_bins)
+        settings = XgboostSettings(
+            loss="squared" if target.kind == "number" else "logistic",
+            rounds=self.rounds,
+            max_depth=self.max_depth,
+            learning_rate=self.learning_rate,
+            ridge=self.ridge,
+            group_size=target.minimum_cases,
+        )
+        return (yield from xgboost_bagging(names, edges, settings))
+
+
 class CoxConfig(_Solved):
     """Cox regression with a baseline hazard for each hospital (or each ComBat batch); no time leaves a hospital."""
 
@@ -231,6 +261,7 @@ AnySolved = (
     | RbfSvmConfig
     | ForestConfig
     | BoostingConfig
+    | XgboostConfig
     | CoxConfig
     | DiscreteSurvivalConfig
 )

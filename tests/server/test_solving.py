@@ -120,6 +120,8 @@ def test_cox_with_a_stratum_a_hospital_is_lifelines(tmp_path: Path):
         ("classes", 'kind = "elastic_net", n_folds = 2, n_penalties = 5, choose = "simplest"'),
         ("three", 'kind = "forest", n_trees = 8, max_depth = 3'),
         ("number", 'kind = "boosting", n_trees = 5'),
+        ("classes", 'kind = "xgboost", rounds = 5'),
+        ("number", 'kind = "xgboost", rounds = 5'),
         ("number", 'kind = "ridge"'),
     ],
 )
@@ -224,12 +226,15 @@ def test_subgroups_are_those_of_the_pooled_test_cases(tmp_path: Path):
 def test_trees_respect_the_minimum_of_cases(tmp_path: Path):
     of = table_study(
         "classes",
-        models=model('kind = "forest", n_trees = 4') + model('kind = "boosting", n_trees = 3', name="b"),
+        models=model('kind = "forest", n_trees = 4')
+        + model('kind = "boosting", n_trees = 3', name="b")
+        + model('kind = "xgboost", rounds = 3', name="x"),
         minimum=8,
     )
     store = run(of, "classes", tmp_path)
     assert isinstance(solution(store).model, Forest)
     assert isinstance(solution(store, "b").model, Boosted)
+    assert isinstance(solution(store, "x").model, Boosted)
 
 
 def test_a_model_and_a_solution_that_do_not_belong_together_are_refused(tmp_path: Path):

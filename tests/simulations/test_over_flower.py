@@ -36,8 +36,12 @@ selection = [{{ kind = "univariate", keep = 10 }}]
 [[models]]
 name = "ridge"
 model = {{ kind = "ridge", penalty = 0.1 }}
+
+[[models]]
+name = "trees"
+model = {{ kind = "xgboost", rounds = 3, n_bins = 8 }}
 """
-"""All that is learned by questions: landmarks, robust features, harmonisation, selection, and a solved model."""
+"""All that is learned by questions: landmarks, robust features, harmonisation, selection, a model; and whole trees."""
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,11 @@ RULES = [
         'federated = { compression = { kind = "bf16" },',
         "bf16 under secure aggregation: only whole numbers add up under masks; use int8",
     ),
+    (
+        "[[models]]\n",
+        '[[models]]\nname = "trees"\nmodel = { kind = "xgboost" }\n\n[[models]]\n',
+        "model trees: kind xgboost sends trees, which are no sums; use boosting",
+    ),
     ("most_cases = 50", "most_cases = 1000000000", "32 bits leave steps of"),
     ("most_cases = 50", "threshold = 0.5", "privacy.secure_aggregation.threshold: got 0.5"),
     ("most_cases = 50", "minimum_sites = 2", "privacy.secure_aggregation.minimum_sites: got 2"),

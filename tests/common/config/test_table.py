@@ -117,6 +117,7 @@ def test_the_outcome_is_kept_as_a_covariate_with_a_reason_and_classes_only():
         ("forest", "n_trees = 0"),
         ("rbf_svm", "n_random = 5000"),
         ("boosting", "learning_rate = 2"),
+        ("xgboost", "max_depth = 9"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(kind: str, settings: str):

@@ -10,6 +10,7 @@ from common.statistics.discrete_survival import HazardQuery
 from common.statistics.forest import ForestQuery
 from common.statistics.margins import MarginQuery
 from common.statistics.procedure import Cohort, Query
+from common.statistics.xgboost_trees import XgboostQuery
 from tests.common.statistics.cohorts import by_batch, cohort, split
 from tests.common.statistics.survival_cohorts import survival_cohort
 
@@ -35,6 +36,7 @@ MODEL_EXAMPLES: tuple[Query, ...] = (
         1,
     ),
     BoostingQuery(NAMES, EDGES, "logistic", -0.2, *TREES, np.array([0.1, 0, 0, 0]), np.array([2, 3]), 1),
+    XgboostQuery(NAMES, EDGES, "logistic", -0.2, *TREES, np.array([0.1, 0, 0, 0]), 2, 0.3, 1.0, 2),
     MarginQuery(NAMES, *STANDARD, 6, 0.2, 11, "squared_hinge", 0.1, np.full(7, 0.1)),
     HazardQuery(NAMES, *STANDARD, np.array([100.0, 400.0, 900.0]), np.full(3, -1.0), np.full(4, 0.1)),
 )

@@ -8,11 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.arrays import merge_sums
+from common.statistics.procedure import Merging
+from common.statistics.xgboost_trees import XgboostQuery
 from tests.common.statistics.examples import EXAMPLES
 from tests.common.statistics.model_examples import sites_of, whole_of
 
+SUMS = [query for query in EXAMPLES if not isinstance(query, Merging)]
 
-@pytest.mark.parametrize("query", EXAMPLES, ids=lambda query: query.kind)
+
+def test_one_query_alone_is_no_sum():
+    assert [type(query) for query in EXAMPLES if isinstance(query, Merging)] == [XgboostQuery]
+
+
+@pytest.mark.parametrize("query", SUMS, ids=lambda query: query.kind)
 def test_parts_add_up_to_the_whole(query):
     @settings(max_examples=8, deadline=None)
     @given(n_sites=st.integers(1, 7), seed=st.integers(0, 1000), order=st.randoms())
