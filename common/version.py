@@ -6,7 +6,19 @@ from importlib.metadata import version
 
 VERSION = "0.1.0"
 
-LIBRARIES = ("numpy", "scipy", "torch", "monai", "pyradiomics", "simpleitk", "scikit-learn", "numba", "opacus", "flwr")
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "monai",
+    "pyradiomics",
+    "simpleitk",
+    "scikit-learn",
+    "numba",
+    "xgboost-cpu",
+    "opacus",
+    "flwr",
+)
 
 
 def versions() -> dict[str, str]:
