@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from base64 import b64decode
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +31,9 @@ from server.link_state import FleetState
 from server.registry import SiteRegistry
 
 CLOCK_TOLERANCE_S = 300.0
+MAX_INTEGER_BYTES, UNIQUE_BYTES = 66, 16
+"""Of the random part of a signature (the largest curve's), and what is remembered of it: two are never alike."""
+
 """Wider than Flower's 5 s towards the future: clocks of hospitals differ, and the certificate is what counts."""
 
 PUBLIC_KEY, SIGNATURE, TIMESTAMP = (
@@ -68,8 +70,9 @@ class Admission:
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._peers: dict[str, Peer] = {}
-        self._seen: set[int] = set()
-        self._seen_order: deque[tuple[float, int]] = deque()
+        self._seen: set[bytes] = set()
+        self._seen_before: set[bytes] = set()
+        self._turned = monotonic()
         self.follow()
 
     def follow(self) -> tuple[str, ...]:
@@ -103,7 +106,7 @@ class Admission:
             signature = b64decode(headers[SIGNATURE], validate=True)
             timestamp = headers[TIMESTAMP]
             age = (now() - datetime.fromisoformat(timestamp.decode("ascii"))).total_seconds()
-            unique = decode_dss_signature(signature)[0]
+            unique = decode_dss_signature(signature)[0].to_bytes(MAX_INTEGER_BYTES)[-UNIQUE_BYTES:]
         except (KeyError, ValueError, TypeError) as error:
             raise AdmissionError("request is not signed by a node key") from error
         if public_key != peer.public_key or not verify_signature(peer.verifier, timestamp, signature):
@@ -128,14 +131,15 @@ class Admission:
             if len(request.messages_list) != 1 or senders != {node_id}:
                 raise AdmissionError("reply names another sender")
 
-    def _first_time(self, unique: int) -> bool:
-        """False where a signature with this random part came within the tolerance; memory is bounded by time."""
+    def _first_time(self, unique: bytes) -> bool:
+        """False where a signature with this random part came while its time stamp was accepted.
+
+        Memory is bounded by time: what came before the last two turns is forgotten, and was too old before that.
+        """
         with self._lock:
-            current = monotonic()
-            while self._seen_order and self._seen_order[0][0] < current - 2 * CLOCK_TOLERANCE_S:
-                self._seen.discard(self._seen_order.popleft()[1])
-            if unique in self._seen:
+            if monotonic() > self._turned + 2 * CLOCK_TOLERANCE_S:
+                self._seen_before, self._seen, self._turned = self._seen, set(), monotonic()
+            if unique in self._seen or unique in self._seen_before:
                 return False
             self._seen.add(unique)
-            self._seen_order.append((current, unique))
             return True
