@@ -22,8 +22,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from client.credentials import Credentials
 from client.site import Site
 from common.config.loading import load
+from common.config.secure_aggregation import ALL_SITES
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
 from common.journal import JsonLines
@@ -32,6 +34,7 @@ from server.opening import JOURNAL_FILE, open_run
 from server.results import load_results
 from server.scoring import headline
 from server.study import run_study
+from simulations.credentials import issue_credentials
 from simulations.hospitals import COHORT_SEED, HOSPITALS, write_hospitals
 from simulations.in_process import InProcessFederation
 
@@ -41,7 +44,12 @@ CODES = {
     "int8": '{ kind = "int8" }',
     "topk 5 %": '{ kind = "topk", share = 0.05 }',
     "topk 1 %": '{ kind = "topk", share = 0.01 }',
+    "none, masked": '{ kind = "none" }',
+    "int8, masked": '{ kind = "int8" }',
 }
+MASKED = ", masked"
+"""Codes of studies with secure aggregation."""
+
 MODELS = ("radiomics", "cnn")
 BYTES_A_VALUE = 4
 PHASE = "train {}"
@@ -72,12 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cnn-rounds", type=int, default=12)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--codes", nargs="+", choices=list(CODES), default=list(CODES))
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         write_hospitals(home / "hospitals", seed=COHORT_SEED, processes=asked.processes)
         run_one(home, "none", 0, cnn_rounds=1)  # prepares the cases
-        jobs = [(code, seed) for seed in range(1, asked.seeds + 1) for code in CODES]
+        jobs = [(code, seed) for seed in range(1, asked.seeds + 1) for code in asked.codes]
         with ProcessPoolExecutor(asked.processes) as pool:
             run = partial(run_one, home, cnn_rounds=asked.cnn_rounds)
             found = [outcome for part in pool.map(run, *zip(*jobs, strict=True)) for outcome in part]
@@ -91,7 +100,9 @@ def run_one(home: Path, code: str, seed: int, *, cnn_rounds: int) -> list[Outcom
     study_file.write_text(_study(code, seed, cnn_rounds))
     study = load(study_file, StudyConfig)
     opened = open_run(study_file, out, resume=False)
-    sites = {hospital.name: _site(home, out, hospital.name, study) for hospital in HOSPITALS}
+    names = [hospital.name for hospital in HOSPITALS]
+    issued = issue_credentials(names) if study.privacy.secure_aggregation else {}
+    sites = {name: _site(home, out, name, study, issued.get(name)) for name in names}
     with InProcessFederation(sites) as federation:
         run_study(study, federation, groups=groups_of(study), store=opened.store, journal=opened.journal)
     for site in sites.values():
@@ -107,13 +118,18 @@ def print_table(found: Sequence[Outcome]) -> None:
     for model in MODELS:
         for code in CODES:
             own = [outcome for outcome in found if (outcome.model, outcome.code) == (model, code)]
+            if not own:
+                continue
             aucs = [outcome.auc for outcome in own]
-            differences = [outcome.auc - plain[model, outcome.seed] for outcome in own]
+            differences = [outcome.auc - plain.get((model, outcome.seed), float("nan")) for outcome in own]
             print(
                 f"| {model} ({own[0].n_values:,}) | {code} | {_spread(aucs, '.3f')} | {_spread(differences, '+.3f')} "
                 f"| {median(o.first for o in own):.3f} | {median(o.warm for o in own):.3f} |"
             )
-    print(f"{len(plain) // len(MODELS)} seeds; rounds in bytes of all messages a site, up and down, over the model's")
+    print(
+        f"{len({outcome.seed for outcome in found})} seeds; rounds in bytes of all messages a site, up and down, over "
+        "the model's"
+    )
 
 
 def _study(code: str, seed: int, cnn_rounds: int) -> str:
@@ -123,10 +139,11 @@ def _study(code: str, seed: int, cnn_rounds: int) -> str:
     text = text.replace("local_only = true", "local_only = false")
     text = re.sub(r'\[\[models\]\]\nname = "fusion".*?(?=\[evaluation\])', "", text, flags=re.DOTALL)
     text = text.replace("rounds = 24", f"rounds = {cnn_rounds}")
-    return text + f"\n[federated]\ncompression = {CODES[code]}\n"
+    text += f"\n[federated]\ncompression = {CODES[code]}\n"
+    return text + ("\n[privacy.secure_aggregation]\nmost_cases = 1000\n" if code.endswith(MASKED) else "")
 
 
-def _site(home: Path, out: Path, name: str, study: StudyConfig) -> Site:
+def _site(home: Path, out: Path, name: str, study: StudyConfig, credentials: Credentials | None) -> Site:
     """A hospital with a state of its own; from the first run on its cases are prepared already."""
     folder = home / "hospitals" / name
     prepared, state = home / "none-0" / "sites" / name / "cache", out / "sites" / name
@@ -141,21 +158,24 @@ def _site(home: Path, out: Path, name: str, study: StudyConfig) -> Site:
         minimum_cases=study.privacy.minimum_cases,
         studies=(out / "study.toml",),
     )
-    return Site(config, [study], secret="")
+    return Site(config, [study], secret="", credentials=credentials)
 
 
 def _outcome(out: Path, code: str, seed: int, model: str) -> Outcome:
     results = load_results([out])
-    hospitals = [hospital.name for hospital in HOSPITALS]
+    hospitals = [ALL_SITES] if code.endswith(MASKED) else [hospital.name for hospital in HOSPITALS]
     auc = headline(results.merged(FEDERATED, model, hospitals), confidence=0.95).value
     (training,) = [training for training in results.trainings if training.model == model]
     size = BYTES_A_VALUE * training.n_parameters
     by_site: dict[str, list[float]] = {}
     for line in JsonLines(out / JOURNAL_FILE).read():
         if line["event"] == "answer" and line["phase"] == PHASE.format(model):
-            by_site.setdefault(line["site"], []).append(_bytes(line) / size)
+            rounds = by_site.setdefault(line["site"], [0.0])
+            rounds[-1] += _bytes(line) / size
+            if line["reply"] in ("LocalUpdate", "Unmasked"):  # the last answer of a round
+                rounds.append(0.0)
     first = median(rounds[0] for rounds in by_site.values())
-    warm = [share for rounds in by_site.values() for share in rounds[1:]]
+    warm = [share for rounds in by_site.values() for share in rounds[1:-1]]
     return Outcome(code, seed, model, auc, training.n_parameters, first, median(warm or [first]))
 
 

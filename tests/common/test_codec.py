@@ -224,3 +224,14 @@ def test_the_digest_of_a_question_survives_the_wire_and_tells_every_change():
     assert message_digest(cast(Train, decode(*encode(request)))) == message_digest(request)
     changed = [question(2), question(value=1.0 + 2**-52), Train("d", 1, "m", 1, request.parameters)]
     assert len({message_digest(item) for item in [request, *changed]}) == 4
+
+
+def test_a_truncated_message_is_refused_wherever_it_ends_and_lost_or_reordered_arrays_too():
+    header, arrays = encode(Train("d", 0, "m", 2, Parameters({"w": np.ones((2, 3)), "b": np.ones(2, np.float32)})))
+    assert len(arrays) == 2
+    for end in range(len(header)):
+        with pytest.raises(MessageError):
+            decode(header[:end], arrays)
+    for broken in (arrays[:-1], [*arrays, arrays[0]], [], [arrays[0][:-1], *arrays[1:]], arrays[::-1]):
+        with pytest.raises(MessageError, match=r"array|values"):
+            decode(header, broken)

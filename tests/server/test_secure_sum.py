@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from common.messages import (
     Evaluate,
     EvaluationSums,
     LocalUpdate,
+    MaskedInput,
     Question,
     Refusal,
     Reply,
@@ -31,6 +33,7 @@ from common.messages import (
     StatisticSums,
     Train,
 )
+from common.privacy.clipping import clip_parameters
 from common.privacy.contribution import Summable
 from common.rng import generator
 from server.conversation import ATTEMPTS, Refused
@@ -381,3 +384,68 @@ def test_words_of_another_width_than_the_study_says_are_not_added(tmp_path):
     heard = made.hear(question, LocalUpdate)
     assert heard[TEN[0]].code == Code.MESSAGE
     assert f"{TEN[0]} masked words of uint32 in place of those that were asked for" in made.notes()
+
+
+def test_hospitals_that_are_told_of_different_bounds_do_not_answer(tmp_path):
+    study = coarse_study(10)
+    asked = replace(train_request(study, 2), value_bounds=(25.0, 25.0))
+
+    class Lying(InProcessFederation):
+        def ask(self, requests, *, deadline_s):
+            told = {
+                site: replace(request, request=replace(asked, value_bounds=(1e-6, 25.0)))
+                if isinstance(request, MaskedInput) and site == TEN[0]
+                else request
+                for site, request in requests.items()
+            }
+            return super().ask(told, deadline_s=deadline_s)
+
+    made = Consortium(tmp_path, study, compute=CoarseMember(tmp_path, study))
+    made.conversation.federation = Lying(made.members)
+    heard = made.hear(asked, LocalUpdate)
+    assert heard[TEN[0]].code == Code.PRIVACY
+    assert made.members[TEN[0]].log[-1] == "this is not the question that all sites of the session signed for"
+    assert ALL_SITES not in heard  # this study has no quorum below all
+
+
+def test_a_warm_round_under_masks_takes_at_most_04_of_a_plain_one(tmp_path, monkeypatch):
+    """All bytes of all five steps, headers, keys and shares too, for a network of 0.3 million parameters."""
+    large = Parameters({"w": np.zeros((600, 500), dtype=np.float32), "b": np.zeros(3, dtype=np.float32)})
+    monkeypatch.setattr("tests.server.masked_members.PARAMETERS", large)
+    study = coarse_study(4)
+    made = Consortium(tmp_path, study, compute=CoarseMember(tmp_path, study))
+    first = replace(train_request(study, 1), parameters=large)
+    made.hear(first, LocalUpdate, names(4))
+    code = StochasticInt8().compress(generator(0, "c").normal(0, 0.1, large.size), generator(0, "code"))
+    after = moved(large, StochasticInt8().decompress(code, large.size))
+    whole = replace(first, round_number=2, parameters=after, value_bounds=(25.0, 25.0))
+    smaller = replace(whole, parameters=Parameters({}), difference=(Difference(large.digest(), after.digest(), code),))
+    before = sum(_bytes(line) for line in made.journal.read())
+    sites = names(4)
+    answers = made.conversation.insist(
+        dict.fromkeys(sites, smaller), LocalUpdate, deadline_s=9.0, phase="t", whole=dict.fromkeys(sites, whole)
+    )
+    assert [site for site, _ in answers] == [ALL_SITES]
+    spent = sum(_bytes(line) for line in made.journal.read()) - before
+    plain = 2 * 4 * large.size * len(sites)
+    assert 0.37 < spent / plain < 0.4
+
+
+def _bytes(line: dict[str, Any]) -> int:
+    return int(line.get("bytes_down", 0)) + int(line.get("bytes_up", 0))
+
+
+def test_site_level_noise_and_few_bits_meet_in_the_sum(tmp_path):
+    """Each hospital's update cut to the norm, rounded, its share of the noise added: the mean is theirs but for it."""
+    text = coarse_study(10).model_dump(mode="json")
+    text["federated"]["strategy"] = {"kind": "fedavg", "weighting": "uniform"}
+    text["privacy"]["site_level"] = {"clipping_norm": 0.25, "noise_multiplier": 1.0, "target_delta": 1e-3}
+    study = StudyConfig.model_validate(text)
+    made = Consortium(tmp_path, study, compute=CoarseMember(tmp_path, study))
+    question = train_request(study, 1)
+    update = made.hear(question, LocalUpdate)[ALL_SITES]
+    cut = [clip_parameters(answer_of(name, question).delta, clipping_norm=0.25).flatten() for name in TEN]
+    noise = update.delta.flatten() - np.mean(cut, axis=0)
+    expected = 1.0 * 0.25 * np.sqrt(10 / 7) / 10  # whole with seven, so more with ten
+    assert np.sqrt(np.mean(noise**2)) == pytest.approx(expected, rel=0.6)
+    assert noise.any()
