@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common.arrays import Parameters, WeightedSum, add, difference, merge_sums, weighted_mean
+from common.arrays import Parameters, WeightedSum, add, difference, merge_sums, moved, weighted_mean
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 ARRAYS = hnp.arrays(
@@ -187,3 +189,16 @@ def test_truth_values_and_nothing_are_no_sums():
         merge_sums([{"n": np.ones(2, dtype=bool)}])
     with pytest.raises(ValueError, match="merge of no parts"):
         merge_sums([])
+
+
+def test_a_step_of_a_large_model_takes_the_room_of_its_result() -> None:
+    before = Parameters({"w": np.ones((1 << 10, 1 << 11), np.float32)})
+    change = np.full(before.size, 0.5)
+    tracemalloc.start()
+    after = moved(before, change)
+    assert after.all_finite()
+    assert len(after.digest()) == 64
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert float(after["w"].min()) == 1.5
+    assert peak < 4 * before.size + (3 * 8 << 18) + (1 << 20)

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -37,6 +38,7 @@ def loaded(folder: Path, name: str) -> Unit:
     return unit
 
 
+@settings(deadline=None)  # it waits for the disk
 @given(ARRAYS)
 def test_arrays_come_back_bit_by_bit_and_in_order(tmp_path_factory: pytest.TempPathFactory, arrays):
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -46,6 +48,15 @@ def test_arrays_come_back_bit_by_bit_and_in_order(tmp_path_factory: pytest.TempP
     for name, array in arrays.items():
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
         assert found[name].tobytes() == array.tobytes()
+
+
+def test_saving_copies_no_array(tmp_path: Path):
+    unit = Unit({"x": np.ones(1 << 21), "y": np.ones((1 << 10, 1 << 10), np.float32)}, {})
+    tracemalloc.start()
+    store(tmp_path).save("unit", unit)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_values_come_back(tmp_path: Path):

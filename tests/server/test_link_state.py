@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from flwr.app.message import remove_content_from_message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
 from common.messages import Done, Finish, StatisticSums
-from common.wire import Limits, decode_message, encode_message, inflate_record
+from common.wire import CHUNK_BYTES, Limits, decode_message, encode_message, inflate_record
 from server.link_state import Arrived, FleetState
 from server.spool import SPOOLED, SpooledStore
 
@@ -216,3 +217,15 @@ def test_parts_of_an_object_are_its_content_in_memory_and_on_disk_and_nothing_wh
     assert [store.size(object_id) for object_id in sizes] == [0] * len(sizes)
     assert [store.part(object_id, 0, 9) for object_id in sizes] == [b""] * len(sizes)
     store.close()
+
+
+def test_a_large_reply_is_in_memory_once_while_it_is_read(state):
+    array = np.random.default_rng(0).random(4 << 20)
+    message_id = send(state, "east")
+    assert Reply(state, pull(state, "east")[0], encode_message(StatisticSums(1, {"x": array})).record).push()
+    tracemalloc.start()
+    decoded = taken(state, message_id)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(decoded.sums["x"], array)
+    assert peak < array.nbytes + 2 * CHUNK_BYTES + (1 << 20)
