@@ -17,7 +17,16 @@ from client.dataset import Dataset, Rows, global_ids
 from client.outbound import filtered
 from client.private_release import PrivateRelease, Reserve
 from client.subgroups import sums_by_level
-from client.training.loop import ChosenImages, ModelData, Penalty, Position, TrainingData, predict, train
+from client.training.loop import (
+    ChosenImages,
+    ModelData,
+    Penalty,
+    Position,
+    TrainingData,
+    TrainingResult,
+    predict,
+    train,
+)
 from common.arrays import Parameters, difference
 from common.config.gate import OutboundConfig
 from common.config.study import ScalarOutcomeConfig, StudyConfig, StudyModel
@@ -35,6 +44,7 @@ from common.messages import (
     TableStep,
     Train,
 )
+from common.models.networks.centre import trained_parameters
 from common.models.weights import get_parameters, set_parameters
 from common.outcomes import ClassOutcome
 from common.privacy.central import protected
@@ -144,7 +154,9 @@ class StudyAtSite:
         data = TrainingData(inputs.images, inputs.table, self._task.targets(self.data.outcome.take(rows)))
         position, device = Position(request.round_number, entry.rounds), torch.device(self.trainer.device)
 
-        if self.study.privacy.sample_level is not None:
+        if model.centred and request.round_number == 1:
+            result = self._centred(module, data, request)
+        elif self.study.privacy.sample_level is not None:
             from client.training.dp_sgd import train_private  # here: torch.func is loaded by studies that need it
 
             result = train_private(
@@ -184,7 +196,20 @@ class StudyAtSite:
         if self.study.privacy.sample_level is None:
             return ()
         self._rows(request.fold, "train")
-        return (self._privacy_plan[self._entry(request.model).name, request.fold].event,)
+        entry = self._entry(request.model)
+        mechanism = self._privacy_plan[entry.name, request.fold]
+        return (mechanism.once.event if entry.trained[0].centred and request.round_number == 1 else mechanism.event,)
+
+    def _centred(self, module: nn.Module, data: TrainingData, request: Train) -> TrainingResult:
+        """The first round of a centred model, which learns its features' means."""
+        from client.training.centring import learn_centre, learn_centre_private
+
+        device = torch.device(self.trainer.device)
+        if self.study.privacy.sample_level is None:
+            return learn_centre(module, data, task=self._task, device=device)
+        mechanism = self._privacy_plan[request.model, request.fold]
+        source = self.trainer.new_noise()
+        return learn_centre_private(module, data, task=self._task, mechanism=mechanism, source=source, device=device)
 
     def _site_level(self, update: LocalUpdate, request: Train) -> LocalUpdate:
         """Where the study protects whole data sets: scaled down to the norm, without loss and number of cases."""
@@ -304,12 +329,12 @@ class StudyAtSite:
 
 def _penalty(strategy: Strategy, module: nn.Module) -> Penalty | None:
     """What the strategy adds to the loss as the parameters leave the module's; None where it adds nothing."""
-    start = [parameter.detach().clone() for parameter in module.parameters()]
+    start = [parameter.detach().clone() for parameter in trained_parameters(module)]
     if not isinstance(strategy.penalty(start, start), torch.Tensor):
         return None
 
     def penalty(trained: nn.Module) -> torch.Tensor:
-        return torch.as_tensor(strategy.penalty(list(trained.parameters()), start))
+        return torch.as_tensor(strategy.penalty(list(trained_parameters(trained)), start))
 
     return penalty
 

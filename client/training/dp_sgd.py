@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ from client.training.loop import (
 from client.training.optimisers import gradient_of
 from common.errors import PrivacyError, StatisticError
 from common.messages import PrivacyEvent
+from common.models.networks.centre import trained_parameters
 from common.privacy.gaussian import inflated, with_noise
 from common.privacy.ledger import gaussian, sampled_gaussian
 from common.rng import NoiseSource
@@ -84,6 +85,11 @@ class Mechanism:
         return self.steps_per_epoch * self.local_epochs
 
     @property
+    def once(self) -> Mechanism:
+        """The same noise for one release about all cases: how a centred model's first round is protected."""
+        return replace(self, sampling_rate=1.0, steps_per_epoch=1, local_epochs=1)
+
+    @property
     def event(self) -> PrivacyEvent:
         """What a round costs."""
         if self.sampling_rate == 1:
@@ -119,7 +125,7 @@ def train_private(
     module.to(device).train()
     optimiser = new_optimiser(module, settings)
     gradients = _case_gradients(module, task)
-    sums = _NoisedSums(tuple(module.parameters()), mechanism, data.n_cases, source)
+    sums = NoisedSums(trained_parameters(module), mechanism, data.n_cases, source)
     losses: list[float] = []
     with reproducible():
         for epoch in range(mechanism.local_epochs):
@@ -171,7 +177,7 @@ CaseGradients = Callable[[Tensor | None, Tensor | None, Tensor], tuple[list[Tens
 
 def _case_gradients(module: nn.Module, task: Task) -> CaseGradients:
     """A function from a batch to each case's gradient, (B, ...) a parameter, and loss (B,)."""
-    names = [name for name, _ in module.named_parameters()]
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
     def case_loss(weights: dict[str, Tensor], image: Tensor | None, row: Tensor | None, target: Tensor) -> Tensor:
         inputs = tuple(part if part is None else part.unsqueeze(0) for part in (image, row))
@@ -181,7 +187,7 @@ def _case_gradients(module: nn.Module, task: Task) -> CaseGradients:
         return loss[0]
 
     def gradients(images: Tensor | None, table: Tensor | None, targets: Tensor) -> tuple[list[Tensor], Tensor]:
-        weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        weights = {name: module.get_parameter(name).detach() for name in names}
         axes = (None, None if images is None else 0, None if table is None else 0, 0)
         found, losses = vmap(grad_and_value(case_loss), in_dims=axes)(weights, images, table, targets)
         return [found[name] for name in names], losses
@@ -189,7 +195,7 @@ def _case_gradients(module: nn.Module, task: Task) -> CaseGradients:
     return gradients
 
 
-class _NoisedSums:
+class NoisedSums:
     """The sum of clipped gradients and losses of one step, in float64; nothing but its noised value comes out."""
 
     def __init__(
@@ -235,7 +241,7 @@ def _add_penalties(module: nn.Module, settings: TrainingConfig, penalty: Penalty
     if penalty is not None:
         objective = objective + penalty(module)
     if objective.requires_grad:
-        parameters = tuple(module.parameters())
+        parameters = trained_parameters(module)
         for parameter, part in zip(
             parameters, torch.autograd.grad(objective, parameters, allow_unused=True), strict=True
         ):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from client.training.augment import augmented
 from client.training.optimisers import Adam, GradientDescent, Optimiser, clip_gradients
 from common.errors import StatisticError
+from common.models.networks.centre import trained_parameters
 from common.tasks import TrainingConfig
 
 CPU = torch.device("cpu")
@@ -155,7 +156,7 @@ def train(
     """
     module.to(device).train()
     optimiser = new_optimiser(module, settings)
-    parameters = tuple(module.parameters())
+    parameters = trained_parameters(module)
     losses: list[float] = []
     with reproducible():
         for epoch in range(settings.local_epochs):
@@ -236,7 +237,7 @@ def _step(
 
 def new_optimiser(module: nn.Module, settings: TrainingConfig) -> Optimiser:
     """The optimiser that the settings name, with a state of its own for one round."""
-    parameters = tuple(module.parameters())
+    parameters = trained_parameters(module)
     if settings.optimiser == "adam":
         return Adam(parameters)
     return GradientDescent(parameters, momentum=settings.momentum)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from client.training.dp_sgd import Mechanism
 from common.config.privacy import SampleLevelConfig
-from common.config.study import StudyConfig
+from common.config.study import StudyConfig, StudyModel
 from common.privacy.ledger import solve_noise_for
 from common.tasks import TrainingConfig
 
@@ -44,17 +44,11 @@ def privacy_plan(
     """
     trained = [(entry, entry.trained[1]) for entry in study.models if entry.solved is None]
     folds = {fold: n for fold, n in n_cases.items() if n > 0}
-    per_round = [
-        (sampling_rate(settings, n), steps_per_epoch(settings, n) * settings.local_epochs)
-        for _, settings in trained
-        for n in folds.values()
+    rounds = [  # sampling rate, steps a round, rounds
+        part for entry, settings in trained for n in folds.values() for part in _rounds(entry, settings, n)
     ]
-    dearest = max(per_round, key=lambda own: own[0] * math.sqrt(own[1]), default=(1.0, 0))
-    schedule = [
-        (sampling_rate(settings, n), steps_per_epoch(settings, n) * settings.local_epochs * entry.rounds * n_courses)
-        for entry, settings in trained
-        for n in folds.values()
-    ]
+    dearest = max(rounds, key=lambda own: own[0] * math.sqrt(own[1]), default=(1.0, 0, 0))
+    schedule = [(rate, steps * count * n_courses) for rate, steps, count in rounds]
     schedule.append((dearest[0], dearest[1] * privacy.spare_rounds))
     noise = solve_noise_for(schedule, target_epsilon=privacy.target_epsilon, delta=privacy.target_delta)
     return {
@@ -68,6 +62,13 @@ def privacy_plan(
         for entry, settings in trained
         for fold, n in folds.items()
     }
+
+
+def _rounds(entry: StudyModel, settings: TrainingConfig, n_cases: int) -> list[tuple[float, int, int]]:
+    """Sampling rate, steps and number of each kind of round: a centred model's first one sees every case once."""
+    trains = (sampling_rate(settings, n_cases), steps_per_epoch(settings, n_cases) * settings.local_epochs)
+    centred = int(entry.trained[0].centred)
+    return [(*trains, entry.rounds - centred), (1.0, 1, 1)][: 1 + centred]
 
 
 def sampling_rate(settings: TrainingConfig, n_cases: int) -> float:

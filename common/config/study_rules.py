@@ -152,6 +152,21 @@ def _buildable(study: StudyConfig) -> Iterator[str]:
                 yield f"model {entry.name}: {error}"
 
 
+def _centred_models(study: StudyConfig) -> Iterator[str]:
+    """The first round of a centred model sends means: they have to arrive as they are, and rounds have to follow."""
+    strategy = study.federated.strategy.kind
+    for entry in study.models:
+        if entry.solved is not None or not entry.trained[0].centred:
+            continue
+        if entry.rounds < 2:
+            yield f"model {entry.name}: centred needs 2 rounds or more, the first of which trains no weights"
+        if strategy not in AVERAGING_STRATEGIES:
+            fits = ", ".join(AVERAGING_STRATEGIES)
+            yield f"model {entry.name}: centred needs a strategy that takes the mean, not {strategy}; fits: {fits}"
+        if study.privacy.site_level is not None:
+            yield f"model {entry.name}: centred, and privacy.site_level would clip the means of the first round"
+
+
 def _quorum(study: StudyConfig) -> Iterator[str]:
     quorum = study.federated.quorum
     if quorum is not None and quorum > study.n_training:
@@ -262,6 +277,9 @@ def rising(name: str, values: Sequence[float]) -> Iterator[str]:
 ONE_DELTA_STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedyogi")
 """Strategies of which a site sends nothing but what training under DP-SGD gave."""
 
+AVERAGING_STRATEGIES = ("fedavg", "fedprox")
+"""Strategies whose next parameters are the mean of the sites' parameters."""
+
 STUDY_RULES = (
     Check(("sites",), _sites),
     Check(("outcome", "clinical", "case_column", "site_column"), _columns),
@@ -276,6 +294,7 @@ STUDY_RULES = (
     Check(("models", "patch"), _image_models),
     Check(("models", "radiomics", "clinical"), _table_models),
     Check(("models", "patch", "outcome"), _buildable),
+    Check(("models", "federated", "privacy"), _centred_models),
     Check(("federated", "sites"), _quorum),
     Check(("models", "outcome"), _solved_models),
     Check(("split", "sites"), _left_out_sites),

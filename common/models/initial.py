@@ -60,6 +60,11 @@ def convolution(name: str, n_inputs: int, n_outputs: int, *, size: int) -> tuple
     return (InitialArray(f"{name}.weight", (n_outputs, n_inputs, size, size, size), spread=spread),)
 
 
+def unit_convolution(name: str, n_inputs: int, n_outputs: int, *, size: int) -> tuple[InitialArray]:
+    """As `convolution`, with weights of variance 1."""
+    return (InitialArray(f"{name}.weight", (n_outputs, n_inputs, size, size, size), spread=math.sqrt(3.0)),)
+
+
 def norm(name: str, n: int) -> tuple[InitialArray, InitialArray]:
     """Scale 1 and shift 0 of a normalisation."""
     return InitialArray(f"{name}.weight", (n,), value=1.0), InitialArray(f"{name}.bias", (n,))

@@ -19,6 +19,7 @@ class LinearConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     needs_image: ClassVar[bool] = False
     needs_table: ClassVar[bool] = True
+    centred: ClassVar[bool] = False
 
     kind: Literal["linear"] = "linear"
 

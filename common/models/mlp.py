@@ -20,6 +20,7 @@ class MlpConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     needs_image: ClassVar[bool] = False
     needs_table: ClassVar[bool] = True
+    centred: ClassVar[bool] = False
 
     kind: Literal["mlp"] = "mlp"
     hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (32,)

@@ -19,7 +19,9 @@ CONFIGS: list[dict[str, object]] = [
     {"kind": "mlp", "hidden": [6, 5]},
     {"kind": "cnn3d", "channels": [4, 8], "group_size": 4},
     {"kind": "cnn3d", "channels": [4], "group_size": 2, "blocks": 0},
+    {"kind": "cnn3d", "channels": [4], "group_size": 4, "blocks": 0, "filters": "scattering", "centred": True},
     {"kind": "fusion", "channels": [4, 8], "group_size": 4},
+    {"kind": "fusion", "channels": [4], "group_size": 4, "blocks": 0, "filters": "scattering", "centred": True},
 ]
 STATE_NAMES = {
     "linear": ["head.weight", "head.bias"],
@@ -92,7 +94,11 @@ class TestModel:
     def test_gradient_reaches_every_parameter(self, config: dict[str, object]) -> None:
         model = built(config)
         case_losses(model, *inputs(6)).mean().backward()
-        silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+        silent = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.abs().max() > 0)
+        ]
         assert silent == []
 
     @pytest.mark.filterwarnings("ignore:Full backward hook")  # the first layer has no input with a gradient
@@ -110,6 +116,8 @@ class TestModel:
         hooked = GradSampleModule(built(config), loss_reduction="sum", strict=True)
         case_losses(hooked, image, table).sum().backward()
         for name, parameter in hooked._module.named_parameters():
+            if not parameter.requires_grad:  # a learned mean
+                continue
             expected = torch.stack([gradients[name] for gradients in alone])
             torch.testing.assert_close(parameter.grad_sample, expected, rtol=1e-4, atol=1e-5, msg=name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from common.config.study import StudyConfig
 from common.errors import GateError, PrivacyError
 from common.messages import LocalUpdate, PrivacyEvent, Train
 from common.models import initial_parameters
-from common.privacy.ledger import epsilon
+from common.privacy.ledger import GAUSSIAN, SAMPLED_GAUSSIAN, epsilon
 from common.rng import SystemNoise
 from server.training import TrainingState
 from tests.server.memory_sites import N_CASES, dataset, final_digests, members, run, study
@@ -23,6 +24,10 @@ PRIVATE = (
     f"privacy = {{ minimum_cases = 1, sample_level = {{ target_epsilon = {TARGET}, target_delta = {DELTA} }} }}",
 )
 FOLDS = ('split = { kind = "holdout", test_fraction = 0.4 }', 'split = { kind = "folds", count = 2 }')
+CENTRED = (
+    "channels = [8], blocks = 0 }",
+    'channels = [8], blocks = 0, filters = "scattering", centred = true }',
+)
 LEFT_OUT = ('split = { kind = "holdout", test_fraction = 0.4 }', 'split = { kind = "leave_one_site_out" }')
 
 
@@ -38,7 +43,9 @@ def spent(folder: Path, of: StudyConfig, **settings: object) -> dict[str, list[P
     return found
 
 
-@pytest.mark.parametrize("changes", [[], [FOLDS], [LEFT_OUT]], ids=["holdout", "folds", "left out"])
+@pytest.mark.parametrize(
+    "changes", [[], [FOLDS], [LEFT_OUT], [CENTRED]], ids=["holdout", "folds", "left out", "centred"]
+)
 def test_all_that_a_hospital_sends_about_models_costs_the_target(tmp_path: Path, changes: list[tuple[str, str]]):
     found = spent(tmp_path, study(PRIVATE, *changes))
     assert sorted(found) == ["a", "b", "c"]
@@ -70,6 +77,20 @@ def test_the_cost_is_known_before_and_travels_with_the_update():
     assert isinstance(update, LocalUpdate)
     assert [vars(event) for event in update.privacy] == [vars(event) for event in before]
     assert before[0].steps == 2  # 11 training cases in samples of 8
+
+
+def test_the_first_round_of_a_centred_model_is_one_release_about_all_cases():
+    site, first = cnn_at(study(PRIVATE, CENTRED))
+    second = replace(first, round_number=2)
+    costs = [site.cost(request)[0] for request in (first, second)]
+    assert [(cost.mechanism, cost.steps) for cost in costs] == [(GAUSSIAN, 1), (SAMPLED_GAUSSIAN, 2)]
+    assert costs[0].noise_multiplier == costs[1].noise_multiplier
+    update = site.train(first)
+    assert [vars(event) for event in update.privacy] == [vars(costs[0])]
+    assert [name for name, array in update.delta.items() if array.any()] == ["trunk.centre.mean"]
+    later = site.train(second).delta
+    assert not later["trunk.centre.mean"].any()
+    assert later["head.weight"].any()
 
 
 def test_a_study_without_privacy_claims_none():

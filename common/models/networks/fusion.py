@@ -16,9 +16,7 @@ class Fusion(nn.Module):
 
     def __init__(self, config: FusionConfig, inputs: ModelInputs) -> None:
         super().__init__()
-        self.trunk = Trunk(
-            inputs.n_channels, channels=config.channels, group_size=config.group_size, blocks=config.blocks
-        )
+        self.trunk = Trunk(inputs.n_channels, config)
         self.image_head = nn.Linear(self.trunk.n_features, inputs.n_outputs)
         self.table_head = zero_linear(inputs.n_features, inputs.n_outputs)
 

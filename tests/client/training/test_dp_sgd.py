@@ -15,8 +15,8 @@ from client.training.dp_sgd import (
     CASES_AT_ONCE,
     LOSS_SHARE,
     Mechanism,
+    NoisedSums,
     _case_gradients,
-    _NoisedSums,
     poisson_sample,
     require_separable,
     train_private,
@@ -24,6 +24,7 @@ from client.training.dp_sgd import (
 from client.training.loop import Position, TrainingData, TrainingResult, train
 from common.errors import PrivacyError, StatisticError
 from common.models import CnnConfig, FusionConfig, LinearConfig, MlpConfig, ModelInputs
+from common.models.networks.centre import trained_parameters
 from common.privacy.ledger import GAUSSIAN, SAMPLED_GAUSSIAN
 from common.rng import SystemNoise, generator
 from common.tasks import ClassificationTask, RegressionTask, SurvivalTask, TrainingConfig
@@ -35,6 +36,7 @@ MODELS = {
     "linear": LinearConfig(),
     "mlp": MlpConfig(hidden=(4,)),
     "cnn3d": CnnConfig(channels=(8,)),
+    "filtered": CnnConfig(channels=(8,), blocks=0, filters="scattering", centred=True),
     "fusion": FusionConfig(channels=(8,)),
 }
 PLAIN = TrainingConfig(optimiser="sgd", learning_rate=0.5, schedule="constant", batch_size=64)
@@ -88,14 +90,14 @@ def test_gradients_of_single_cases_are_those_of_opacus(kind: str):
     expected = TASK.loss(hooked(data.images, data.table), data.targets)
     expected.sum().backward()
     torch.testing.assert_close(losses, expected.detach())
-    for own, parameter in zip(found, hooked._module.parameters(), strict=True):
+    for own, parameter in zip(found, trained_parameters(hooked._module), strict=True):
         torch.testing.assert_close(own, parameter.grad_sample, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_all_cases_without_a_bound_and_hardly_noise_is_plain_descent(kind: str):
     private, plain, data = built(kind), built(kind), cohort()
-    settings = PLAIN.model_copy(update={"l2": 0.1, "local_epochs": 3})
+    settings = PLAIN.model_copy(update={"l2": 0.1, "local_epochs": 3, "learning_rate": 0.02})
     result = run(private, data, LITTLE_NOISE, settings)
     draws = generator(0, "unused")
     expected = train(plain, data, task=TASK, settings=settings, position=ONE, generator=draws)
@@ -129,7 +131,7 @@ def test_one_case_more_moves_the_sum_by_no_more_than_the_clipping_norm(kind: str
     gradients, losses = _case_gradients(module, TASK)(data.images, data.table, data.targets)
     sums = []
     for n in range(data.n_cases + 1):
-        own = _NoisedSums(tuple(module.parameters()), mechanism, data.n_cases, SystemNoise(KEY))
+        own = NoisedSums(trained_parameters(module), mechanism, data.n_cases, SystemNoise(KEY))
         own.add([gradient[:n] for gradient in gradients], losses[:n])
         sums.append(own._total)
     steps = np.linalg.norm(np.diff(sums, axis=0), axis=1)

@@ -33,6 +33,19 @@ def test_every_round_and_restart_finds_the_same_noise():
     assert len({mechanism.noise_multiplier for mechanism in plans[0].values()}) == 1
 
 
+@pytest.mark.parametrize("spare", [0, 2])
+def test_a_centred_models_first_round_is_within_the_target(spare: int):
+    of = study(
+        ("channels = [8], blocks = 0 }", "channels = [8], blocks = 0, centred = true }"), ("rounds = 2", "rounds = 9")
+    )
+    plan = privacy_plan(of, PRIVACY.model_copy(update={"spare_rounds": spare}), {0: 300}, n_courses=2)
+    cnn, logistic = plan["cnn", 0], plan["logistic", 0]
+    events = [cnn.once.event, *[cnn.event] * 8, *[logistic.event] * 3] * 2
+    assert epsilon([*events, *[cnn.once.event] * spare], PRIVACY.target_delta) <= PRIVACY.target_epsilon
+    if not spare:
+        assert epsilon(events, PRIVACY.target_delta) > 0.995 * PRIVACY.target_epsilon
+
+
 def test_one_round_alone_would_have_needed_less_noise():
     of = study()
     short = of.model_copy(update={"models": tuple(m.model_copy(update={"rounds": 1}) for m in of.models)})

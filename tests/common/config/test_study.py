@@ -108,6 +108,13 @@ def study(text: str = STUDY) -> StudyConfig:
     return parse(text, StudyConfig, source="study.toml")
 
 
+def test_a_centred_model_and_a_strategy_that_takes_no_mean_do_not_fit():
+    text = changed('{ kind = "fedprox", mu = 0.1 }', '{ kind = "fedadam" }')
+    text = changed("channels = [8],", "channels = [8], centred = true,", text=text)
+    fault = "model both: centred needs a strategy that takes the mean, not fedadam; fits: fedavg, fedprox"
+    assert [found for found in faults_of(text) if "centred" in found] == [f"file: {fault}"]
+
+
 def faults_of(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         study(text)
@@ -227,6 +234,18 @@ RULES = [
         '[[models]]\nname = "solved"\nmodel = { kind = "ridge" }\n'
         "[privacy]\nsample_level = { target_epsilon = 8.0, target_delta = 1e-4 }\n",
         "privacy.sample_level: model solved of kind ridge is solved from exact sums, which no noise protects",
+    ),
+    (
+        'rounds = 3\nmodel = { kind = "fusion",',
+        'rounds = 1\nmodel = { kind = "fusion", centred = true,',
+        "model both: centred needs 2 rounds or more",
+    ),
+    (
+        "[privacy]\n",
+        '[[models]]\nname = "c"\nrounds = 3\ntraining = {}\n'
+        'model = { kind = "cnn3d", channels = [8], centred = true }\n'
+        "[privacy]\nsite_level = { clipping_norm = 1.0, noise_multiplier = 1.0, target_delta = 1e-3 }\n",
+        "model c: centred, and privacy.site_level would clip the means",
     ),
     ("seed = 1", "seed = -1", "seed: got -1, expected greater than or equal to 0"),
     ("seed = 1", "seed = 1\nschema_version = 2", "schema_version: got 2, expected 1"),
