@@ -32,6 +32,7 @@ def digests_in_process(folder: Path, cohort: Cohort, text: str) -> dict[str, str
 
 def laid_out(cohort: Cohort, folder: Path, text: str) -> Consortium:
     """Three hospitals that hold their own cases, and a coordinator; nothing runs yet."""
+    folder.mkdir(exist_ok=True)
     study_file, _ = write_study(folder, text)
     made = Consortium(folder, tuple(sorted(N_CASES)), f"127.0.0.1:{free_port()}", Separation("folders"))
     made.coordinator.mkdir()
