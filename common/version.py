@@ -16,7 +16,7 @@ LIBRARIES = (
     "scikit-learn",
     "numba",
     "xgboost-cpu",
-    "opacus",
+    "dp-accounting",
     "flwr",
 )
 

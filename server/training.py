@@ -102,7 +102,7 @@ class TrainingState:
         }
         history = tuple(SiteRound.from_json(entry) for entry in values["history"])
         absent, broadcast = tuple(values["absent"]), Broadcast.from_unit(unit)
-        bounds = tuple(values["value_bounds"])
+        bounds = tuple(values.get("value_bounds", ()))  # absent in what version 4 of the messages wrote
         return cls(values["round_number"], parameters, ServerState(server), history, absent, broadcast, bounds)
 
 

@@ -48,7 +48,7 @@ CODES = {
     "int8, masked": '{ kind = "int8" }',
 }
 MASKED = ", masked"
-"""Codes of studies with secure aggregation."""
+"""Codes of studies with secure aggregation: of the training sites alone, compared with one another."""
 
 MODELS = ("radiomics", "cnn")
 BYTES_A_VALUE = 4
@@ -102,7 +102,7 @@ def run_one(home: Path, code: str, seed: int, *, cnn_rounds: int) -> list[Outcom
     opened = open_run(study_file, out, resume=False)
     names = [hospital.name for hospital in HOSPITALS]
     issued = issue_credentials(names) if study.privacy.secure_aggregation else {}
-    sites = {name: _site(home, out, name, study, issued.get(name)) for name in names}
+    sites = {name: _site(home, out, name, study, issued.get(name)) for name in names if name in _members(study)}
     with InProcessFederation(sites) as federation:
         run_study(study, federation, groups=groups_of(study), store=opened.store, journal=opened.journal)
     for site in sites.values():
@@ -110,9 +110,13 @@ def run_one(home: Path, code: str, seed: int, *, cnn_rounds: int) -> list[Outcom
     return [_outcome(out, code, seed, model) for model in MODELS]
 
 
+def _members(study: StudyConfig) -> set[str]:
+    return {site.name for site in study.sites}
+
+
 def print_table(found: Sequence[Outcome]) -> None:
     """One line a model and code."""
-    plain = {(outcome.model, outcome.seed): outcome.auc for outcome in found if outcome.code == "none"}
+    plain = {(o.code, o.model, o.seed): o.auc for o in found if o.code.startswith("none")}
     print("| model (values) | code | AUC, median (range) | difference, median (range) | first round | warm round |")
     print("|---|---|---|---|---|---|")
     for model in MODELS:
@@ -121,7 +125,8 @@ def print_table(found: Sequence[Outcome]) -> None:
             if not own:
                 continue
             aucs = [outcome.auc for outcome in own]
-            differences = [outcome.auc - plain.get((model, outcome.seed), float("nan")) for outcome in own]
+            base = "none" + MASKED if code.endswith(MASKED) else "none"
+            differences = [outcome.auc - plain.get((base, model, outcome.seed), float("nan")) for outcome in own]
             print(
                 f"| {model} ({own[0].n_values:,}) | {code} | {_spread(aucs, '.3f')} | {_spread(differences, '+.3f')} "
                 f"| {median(o.first for o in own):.3f} | {median(o.warm for o in own):.3f} |"
@@ -140,7 +145,10 @@ def _study(code: str, seed: int, cnn_rounds: int) -> str:
     text = re.sub(r'\[\[models\]\]\nname = "fusion".*?(?=\[evaluation\])', "", text, flags=re.DOTALL)
     text = text.replace("rounds = 24", f"rounds = {cnn_rounds}")
     text += f"\n[federated]\ncompression = {CODES[code]}\n"
-    return text + ("\n[privacy.secure_aggregation]\nmost_cases = 1000\n" if code.endswith(MASKED) else "")
+    if not code.endswith(MASKED):
+        return text
+    text = re.sub(r'\[\[sites\]\]\nname = "\w+"\nrole = "external".*?\n', "", text)  # one alone cannot be masked
+    return text + "\n[privacy.secure_aggregation]\nmost_cases = 1000\n"
 
 
 def _site(home: Path, out: Path, name: str, study: StudyConfig, credentials: Credentials | None) -> Site:

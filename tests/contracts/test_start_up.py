@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-HEAVY = {"scipy.stats", "scipy.optimize", "pandas", "sklearn", "monai", "opacus", "radiomics", "lifelines", "xgboost"}
+HEAVY = {"scipy.stats", "scipy.optimize", "pandas", "sklearn", "monai", "opacus", "dp_accounting"}
+HEAVY |= {"radiomics", "lifelines", "xgboost"}
 NOT_TO_COORDINATE = {"torch", "numba", "scipy.special", "matplotlib", "PIL", "SimpleITK", "sqlalchemy", "alembic"}
 """A coordinator's memory is 300 MB beside three times the model, and each of these takes 20 to 180 MB."""
 
