@@ -11,6 +11,9 @@ from server.privacy_costs import SiteCost, training_costs
 from server.record import StudyResults
 from server.report_privacy import privacy_notes
 
+FEWEST_FOR_NETWORKS = 500
+"""Training cases of a hospital from which on the cost of privacy was measured (``docs/privacy.md``)."""
+
 
 @dataclass(frozen=True)
 class CostRow:
@@ -37,7 +40,7 @@ def privacy_section(results: StudyResults) -> PrivacySection:
     """The section of a study, finished or not."""
     privacy = results.study.privacy.sample_level
     rows = tuple(_row(cost) for cost in training_costs(results))
-    sentences = (*_sentences(results.study), *privacy_notes(results))
+    sentences = (*_sentences(results.study), *_few_cases(results), *privacy_notes(results))
     return PrivacySection(sentences, f"{privacy.target_delta:g}" if privacy else "", rows)
 
 
@@ -55,6 +58,22 @@ def _row(cost: SiteCost) -> CostRow:
 def _shown(epsilon: float) -> str:
     """Two decimals, rounded up: a privacy loss is never printed smaller than it is."""
     return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else "infinite"
+
+
+def _few_cases(results: StudyResults) -> Iterator[str]:
+    """What to expect of networks on images where hospitals have few cases: the noise does not shrink with them."""
+    if results.study.privacy.sample_level is None:
+        return
+    networks = {entry.name for entry in results.study.models if entry.solved is None and entry.model.needs_image}
+    rounds = [entry for training in results.trainings if training.model in networks for entry in training.history]
+    few = sorted({entry.site for entry in rounds if entry.n_cases < FEWEST_FOR_NETWORKS})
+    if few:
+        yield (
+            f"Networks ({', '.join(sorted(networks))}): {', '.join(few)} trained on fewer than {FEWEST_FOR_NETWORKS} "
+            "cases. The noise in an update is that of many cases, so the fewer there are the more it outweighs: below "
+            "this number a private network is not known to come near its AUC without noise, and a linear model on "
+            "radiomics loses far less."
+        )
 
 
 def _sentences(study: StudyConfig) -> Iterator[str]:

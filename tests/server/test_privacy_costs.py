@@ -54,6 +54,16 @@ def test_the_page_says_what_the_epsilon_covers_and_what_not(private: StudyResult
     assert all(f'<th scope="row">{site}</th>' in text for site in "abc")
 
 
+def test_the_page_says_what_few_cases_mean_for_a_network(private: StudyResults):
+    sentence = next(text for text in privacy_section(private).sentences if text.startswith("Networks (cnn)"))
+    assert "a, b, c trained on fewer than 500 cases" in sentence
+    many = tuple(
+        replace(training, history=tuple(replace(entry, n_cases=500) for entry in training.history))
+        for training in private.trainings
+    )
+    assert not [s for s in privacy_section(replace(private, trainings=many)).sentences if "Networks" in s]
+
+
 def test_results_json_has_the_events(private: StudyResults, tmp_path: Path):
     write_tables(private, tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())["privacy"]
