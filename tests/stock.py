@@ -24,6 +24,7 @@ from simulations.consortium import Consortium, free_port, last_lines
 from tests.deployment import REPOSITORY, stop, until
 
 BIN = Path(sys.executable).parent
+UP = "Uvicorn running"
 
 
 @dataclass
@@ -84,9 +85,29 @@ class StockFlower:
             self.ca,
         ]
         options = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
-        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        address = ["--host", "127.0.0.1", "--port", str(self.port), "--database", self.home / "superlink.sqlite"]
+        before = self.log("superlink").read_text().count(UP) if self.log("superlink").exists() else 0
         self.start("superlink", [BIN / "flower-superlink", *tls, *options, *address])
-        until(lambda: "Uvicorn running" in self.log("superlink").read_text(), seconds=60)
+        until(lambda: self.log("superlink").read_text().count(UP) > before, seconds=60)
+
+    def runs(self) -> bool:
+        """Whether a ServerApp is at work."""
+        below = psutil.Process(self.running["superlink"].pid).children(recursive=True)
+        return any("flwr-serverapp" in " ".join(found.cmdline()) for found in below if found.status() != "zombie")
+
+    def kill(self, name: str, *, child: str = "") -> None:
+        """``kill -9`` of a process, or of the first one below it whose command holds ``child``."""
+        process = psutil.Process(self.running[name].pid)
+        if child:
+            below = process.children(recursive=True)
+            next(found for found in below if child in " ".join(found.cmdline())).kill()
+            return
+        further = process.children(recursive=True)
+        process.kill()
+        self.running.pop(name).wait()
+        for orphan in further:  # Flower's own end with their parent, some seconds later
+            with suppress(psutil.NoSuchProcess):
+                orphan.kill()
 
     def node_key(self, site: str) -> Path:
         """The hospital's P-384 key as OpenSSH writes it, which is what Flower reads; its public half beside it."""
@@ -127,8 +148,10 @@ class StockFlower:
     def start_guarded(self, site: str, *allowed: bytes) -> None:
         """An unmodified SuperNode with fedrad's executor, which lets runs with these bundles in."""
         site_file = self.made.hospital(site) / "site.toml"
-        text = site_file.read_text().replace(self.made.address, f"127.0.0.1:{self.port}")
-        site_file.write_text(f"allowed_bundles = {[bundle_hash(bundle) for bundle in allowed]}\n{text}")
+        text = site_file.read_text()
+        if self.made.address in text:  # the first time
+            text = text.replace(self.made.address, f"127.0.0.1:{self.port}")
+            site_file.write_text(f"allowed_bundles = {[bundle_hash(bundle) for bundle in allowed]}\n{text}")
         self.start(site, [sys.executable, "-m", "simulations", "site", "supernode", site_file])
 
     def run(self, app: Path, **config: str | Path) -> None:

@@ -51,6 +51,53 @@ def test_a_study_under_stock_flower_ends_with_the_same_bits(tmp_path: Path) -> N
         require_hostile_run_refused(flower, tmp_path / "hostile")
 
 
+@pytest.mark.stock
+@pytest.mark.timeout(1200)
+def test_every_process_is_killed_once_and_the_study_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """`docs/stock_flower.md`, "When a process dies": who starts each again, and that nothing of the study is lost."""
+    rounds = 5
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    study_file, study = write_study(alone, SITES, rounds=rounds)
+    opened = open_run(study_file, alone / "run", resume=False)
+    simulate(study, write_cases(alone, SITES), out=alone / "run", journal=opened.journal, baselines=False)
+    (tmp_path / "made").mkdir()
+    made = tiny_consortium(tmp_path / "made", SITES, rounds=rounds)
+    out = tmp_path / "out"
+    journal = JsonLines(out / "events.jsonl")
+
+    def rounds_done() -> int:
+        return sum(line["event"] == "round" for line in journal.read()) if (out / "events.jsonl").exists() else 0
+
+    with stock_flower(made, tmp_path / "flower") as flower:
+        flower.start_superlink()
+        for site in SITES:
+            flower.register(site)
+            flower.start_guarded(site, build_fab_from_disk(REPOSITORY))
+
+        def run_until(n: int) -> None:
+            flower.run(REPOSITORY, study=made.coordinator / "study.toml", out=out)
+            wait(flower, lambda: rounds_done() >= n)
+
+        run_until(1)
+        flower.kill("superlink", child="flwr-serverapp")
+        run_until(2)
+        flower.kill("east")  # the site, and the SuperNode that it started; Flower says so at once, and the run ends
+        wait(flower, lambda: not flower.runs())
+        flower.start_guarded("east")
+        run_until(3)
+        flower.kill("superlink")
+        flower.start_superlink()
+        run_until(4)
+        flower.kill("north", child="flower-supernode")
+        wait(flower, lambda: flower.running["north"].poll() is not None)  # it ends with its SuperNode
+        wait(flower, lambda: not flower.runs())
+        flower.start_guarded("north")
+        flower.run(REPOSITORY, study=made.coordinator / "study.toml", out=out)
+        wait(flower, (out / "report.html").exists)
+        assert final_digests(out, study) == final_digests(alone / "run", study)
+
+
 def require_hostile_run_refused(flower: StockFlower, folder: Path) -> None:
     marks, app, result = folder / "marks", folder / "app", folder / "result.json"
     marks.mkdir(parents=True)
