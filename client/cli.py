@@ -164,7 +164,7 @@ def _serve(site_file: Path, log: JsonLog | None) -> None:
         from client.node import NodeConnection, serve
         from client.preflight import check_certificate
         from client.site import Site
-        from common.config.loading import digest
+        from client.standing import Standing
         from common.errors import ConfigError
         from common.wire import Limits
 
@@ -183,17 +183,14 @@ def _serve(site_file: Path, log: JsonLog | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     site = Site(config, studies)
-    for study in studies:
-        if digest(study) not in site.gate.approvals.held:
-            tell(f"{study.name} is not approved, so it is refused: fedrad site approve")
-    approved = sum(digest(study) in site.gate.approvals.held for study in studies)
-    tell(f"site {config.site}: {approved} approved studies, coordinator {config.coordinator.address}")
+    standing = Standing(site, studies, tell=tell)
+    standing.tell_all(config.coordinator.address)
     connection = NodeConnection.of(config.coordinator)
     certificate = check_certificate(connection, config.site)
     if certificate.advice:
         tell(f"certificate {certificate.detail}; {certificate.advice}")
     limits = Limits(array_bytes=int(config.gate.max_request_mb * 10**6))
-    serve(connection, site.answer, stop=stop, on_event=tell, limits=limits, on_malformed=site.note_malformed)
+    serve(connection, standing.answer, stop=stop, on_event=tell, limits=limits, on_malformed=site.note_malformed)
 
 
 @site_app.command()

@@ -50,7 +50,8 @@ def approve(
     console.print(f"approved: {study.name} {digest(study)}")
     listed = [path for path in config.studies if path.exists() and digest(load(path, StudyConfig)) == digest(study)]
     if not listed:
-        console.print(f"[yellow]add it to studies in {site_file}: only listed studies are answered[/]")
+        advice = f"add it to studies in {escape(str(site_file))} and start the site again"
+        console.print(f"[yellow]{advice}: only listed studies are answered[/]")
 
 
 @governance_app.command()

@@ -142,7 +142,8 @@ def test_a_study_of_other_hospitals_cannot_be_approved(home: Path):
 
 def test_a_study_that_is_not_listed_is_said_to_be_so(home: Path):
     (home / "other.toml").write_text(STUDY.replace("seed = 3", "seed = 4"))
-    assert "only listed studies are answered" in said(site_command(home, "approve", home / "other.toml", "--yes"))
+    told = said(site_command(home, "approve", home / "other.toml", "--yes"))
+    assert "start the site again: only listed studies are answered" in told
 
 
 def test_stop_and_resume(home: Path):
