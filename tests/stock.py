@@ -92,8 +92,16 @@ class StockFlower:
 
     def runs(self) -> bool:
         """Whether a ServerApp is at work."""
+        return self.below_superlink("flwr-serverapp")
+
+    def below_superlink(self, word: str) -> bool:
+        """Whether the SuperLink has a living process whose command holds ``word``."""
         below = psutil.Process(self.running["superlink"].pid).children(recursive=True)
-        return any("flwr-serverapp" in " ".join(found.cmdline()) for found in below if found.status() != "zombie")
+        for found in below:
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if found.status() != psutil.STATUS_ZOMBIE and word in " ".join(found.cmdline()):
+                    return True
+        return False
 
     def kill(self, name: str, *, child: str = "") -> None:
         """``kill -9`` of a process, or of the first one below it whose command holds ``child``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 from flwr.cli.build import build_fab_from_disk
@@ -25,6 +26,9 @@ from tests.over_flower import final_digests
 from tests.stock import StockFlower, stock_flower
 
 SITES = ("east", "north")
+SUPEREXEC = "flower-superexec"
+WITHOUT_S = 10.0
+"""How long the SuperLink is watched after its SuperExec died."""
 
 
 @pytest.mark.stock
@@ -96,6 +100,26 @@ def test_every_process_is_killed_once_and_the_study_ends_with_the_same_bits(tmp_
         flower.run(REPOSITORY, study=made.coordinator / "study.toml", out=out)
         wait(flower, (out / "report.html").exists)
         assert final_digests(out, study) == final_digests(alone / "run", study)
+
+
+@pytest.mark.stock
+def test_a_superlink_starts_no_second_superexec_but_has_one_again_after_its_own_restart(tmp_path: Path) -> None:
+    """Why `docs/stock_flower.md` has the SuperLink started again where its SuperExec died."""
+    (tmp_path / "made").mkdir()
+    made = tiny_consortium(tmp_path / "made", SITES, rounds=1)
+    with stock_flower(made, tmp_path / "flower") as flower:
+        flower.start_superlink()
+        wait(flower, lambda: flower.below_superlink(SUPEREXEC))
+        flower.kill("superlink", child=SUPEREXEC)
+        end = monotonic() + WITHOUT_S
+        wait(flower, lambda: not flower.below_superlink(SUPEREXEC))
+        while monotonic() < end:
+            assert not flower.below_superlink(SUPEREXEC)
+            assert flower.running["superlink"].poll() is None
+            sleep(0.5)
+        flower.kill("superlink")
+        flower.start_superlink()
+        wait(flower, lambda: flower.below_superlink(SUPEREXEC))
 
 
 def require_hostile_run_refused(flower: StockFlower, folder: Path) -> None:
