@@ -59,6 +59,9 @@ HEARTBEAT_S = 5.0
 """Between two signs of life; also how soon a restarted coordinator is noticed while an answer is computed."""
 
 BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0)
+UNUSED_BYTES = 64 << 20
+"""Of its heap that a site keeps: each step of a training frees its activations, and the next one needs them again."""
+
 PARALLEL = 2
 """Objects fetched or sent at the same time, as Flower's own client does."""
 
@@ -95,7 +98,7 @@ def serve(
     StateError
         If key, certificate or authority cannot be used.
     """
-    keep_buffers()
+    keep_buffers(unused_bytes=UNUSED_BYTES)
     accepted = limits or Limits()
     app = make_app(answer, limits=accepted, on_malformed=on_malformed)
     with _Session(connection, app, stop, on_event, accepted) as session:

@@ -111,6 +111,7 @@ class StudyAtSite:
             secret=trainer.secret,
         )
         self._latest: tuple[str, tuple[Cohort, Cohort | None]] | None = None
+        self._modules: dict[tuple[str, int], nn.Module] = {}
 
     def statistic(self, request: AskStatistic) -> StatisticSums:
         """Sums over the training cases of a fold, after the learned steps."""
@@ -302,7 +303,10 @@ class StudyAtSite:
 
     def _module(self, entry: StudyModel, inputs: ModelData, parameters: Parameters) -> nn.Module:
         n_columns = 0 if inputs.table is None else inputs.table.shape[1]
-        module = entry.trained[0].build(self.study.model_inputs(n_columns))
+        key = entry.name, n_columns
+        if key not in self._modules:  # every weight is set below, whatever the module held
+            self._modules[key] = entry.trained[0].build(self.study.model_inputs(n_columns))
+        module = self._modules[key]
         try:
             set_parameters(module, parameters)
         except ValueError as error:
@@ -329,9 +333,11 @@ class StudyAtSite:
 
 def _penalty(strategy: Strategy, module: nn.Module) -> Penalty | None:
     """What the strategy adds to the loss as the parameters leave the module's; None where it adds nothing."""
-    start = [parameter.detach().clone() for parameter in trained_parameters(module)]
-    if not isinstance(strategy.penalty(start, start), torch.Tensor):
-        return None
+    now = trained_parameters(module)
+    with torch.no_grad():
+        if not isinstance(strategy.penalty(now, now), torch.Tensor):
+            return None
+    start = [parameter.detach().clone() for parameter in now]
 
     def penalty(trained: nn.Module) -> torch.Tensor:
         return torch.as_tensor(strategy.penalty(list(trained_parameters(trained)), start))

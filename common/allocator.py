@@ -13,15 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
-SETTINGS = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 16 << 20, M_TOP_PAD: 4 << 20}
-"""Buffers up to 32 MB come from one heap for all threads, of which at most 16 MB are kept unused at the end."""
+SETTINGS = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 32 << 20, M_TOP_PAD: 4 << 20}
+"""Buffers up to 32 MB come from one heap for all threads."""
 
 
-def keep_buffers() -> None:
-    """Set glibc's thresholds for this process; where another C library runs, nothing happens."""
+def keep_buffers(*, unused_bytes: int) -> None:
+    """Set glibc's thresholds for this process; where another C library runs, nothing happens.
+
+    Parameters
+    ----------
+    unused_bytes : int
+        How much of the heap's end may be kept though nothing uses it.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for parameter, value in SETTINGS.items():
+        for parameter, value in (SETTINGS | {M_TRIM_THRESHOLD: unused_bytes}).items():
             mallopt(parameter, value)
 
 

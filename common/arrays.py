@@ -37,6 +37,7 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
                 raise TypeError(f"parameter {name} has dtype {array.dtype}, expected a floating dtype")
         self._arrays = {name: _frozen(array) for name, array in arrays.items()}
         self._digest = ""
+        self._finite: bool | None = None
 
     def __getitem__(self, name: str) -> npt.NDArray[np.floating]:
         return self._arrays[name]
@@ -84,7 +85,10 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
         return float(np.linalg.norm(self.flatten()))
 
     def all_finite(self) -> bool:
-        return all(bool(np.isfinite(piece).all()) for array in self.values() for piece in _pieces(array.reshape(-1)))
+        if self._finite is None:  # found once: nobody changes the arrays
+            pieces = (piece for array in self.values() for piece in _pieces(array.reshape(-1)))
+            self._finite = all(bool(np.isfinite(piece).all()) for piece in pieces)
+        return self._finite
 
     def digest(self) -> str:
         """SHA-256 over layout and bytes: equal digests mean bit-identical parameters."""
@@ -146,9 +150,13 @@ def moved(parameters: Parameters, change: npt.NDArray[np.floating]) -> Parameter
 
 
 def difference(after: Parameters, before: Parameters) -> Parameters:
-    """``after - before``, array by array, computed in float64 and kept in the arrays' dtype."""
+    """``after - before``, array by array: exact, and rounded once to the arrays' dtype."""
     _same_layout(after, before)
-    return before.unflatten(after.flatten() - before.flatten())
+    parts: dict[str, npt.NDArray[np.floating]] = {}
+    for name, array in after.items():
+        parts[name] = np.asarray(array - before[name])  # of 0-d arrays the difference is a number
+        parts[name].flags.writeable = False
+    return Parameters(parts)
 
 
 def add(parameters: Parameters, delta: Parameters) -> Parameters:

@@ -34,6 +34,9 @@ REPORT_S = 5.0
 MEMORY_BYTES = 8 << 20
 """Of requests and replies on their way, so much is held in memory; the rest waits in a file in the home folder."""
 
+UNUSED_BYTES = 16 << 20
+"""Of its heap that the coordinator keeps for the next message."""
+
 LARGE_BYTES = 8 << 20
 """After a reply of more, buffers of its chunks lie unused between others."""
 
@@ -106,7 +109,7 @@ class FlowerFederation:
         self._server = TlsServer(self._listener, address=settings.address, context=context)
 
     def __enter__(self) -> FlowerFederation:
-        keep_buffers()
+        keep_buffers(unused_bytes=UNUSED_BYTES)
         logging.getLogger("flwr").setLevel(
             logging.WARNING
         )  # Flower tells of every message; `on_event` says what matters

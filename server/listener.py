@@ -190,12 +190,10 @@ class FleetListener:
         loop = asyncio.get_running_loop()
         headers = dict(scope["headers"])
         certificate = scope["state"].get(PEER_CERTIFICATE)
+        if path != PULL:
+            return await loop.run_in_executor(self._workers, self._reply, path, certificate, headers, body)
         admitted = await loop.run_in_executor(self._workers, self._admit, path, certificate, headers, body)
-        if isinstance(admitted, Reply):
-            return admitted
-        if path == PULL:
-            return await self._pull(admitted, receive)
-        return await loop.run_in_executor(self._workers, self._handle, path, admitted)
+        return admitted if isinstance(admitted, Reply) else await self._pull(admitted, receive)
 
     async def _pull(self, request: PullMessagesRequest, receive: Receive) -> Reply | None:
         """Wait until there is a message, the time is over, the node came back elsewhere, or this peer is gone."""
@@ -223,6 +221,11 @@ class FleetListener:
         finally:
             gone.cancel()
             self._waiting[node_id].discard(event)
+
+    def _reply(self, path: str, certificate: bytes | None, headers: Mapping[bytes, bytes], body: bytes) -> Reply:
+        """To a request that waits for nothing."""
+        admitted = self._admit(path, certificate, headers, body)
+        return admitted if isinstance(admitted, Reply) else self._handle(path, admitted)
 
     def _admit(self, path: str, certificate: bytes | None, headers: Mapping[bytes, bytes], body: bytes) -> Any:
         """The parsed request of a peer that is let in, or the refusal."""

@@ -239,7 +239,9 @@ def _aggregated(
     # a sum under masks says nothing of each hospital's cost, which the hospital's own ledger holds
     is_private = study.privacy.sample_level is not None and study.privacy.secure_aggregation is None
     code = None if is_summed else compressor  # a sum under masks was decoded when it was unmasked
-    collected = _Collected(entry.name, round_number, before.parameters, code, is_private=is_private)
+    collected = _Collected(
+        entry.name, round_number, before.parameters, code, is_private=is_private, is_summed=is_summed
+    )
     try:
         updates = collected.updates(answers)
         parameters, server = aggregate(study, course, strategy, before.parameters, updates, before.server)
@@ -274,12 +276,14 @@ class _Collected:
         compressor: Compressor | None = None,
         *,
         is_private: bool = False,
+        is_summed: bool = False,
     ) -> None:
         self.model = model
         self.round_number = round_number
         self._plain = reader(compressor, parameters)
         self._layout = parameters.layout
         self._is_private = is_private
+        self._is_summed = is_summed
         self.history: list[SiteRound] = []
         self.absent: list[str] = []
         self._largest: list[float] = []
@@ -297,7 +301,8 @@ class _Collected:
             if reason:
                 self.absent.append(f"{self.round_number} {site} {reason}")
             elif isinstance(reply, LocalUpdate):
-                self._largest = [float(np.abs(array).max(initial=0.0)) for array in reply.delta.values()]
+                if self._is_summed:
+                    self._largest = [float(np.abs(array).max(initial=0.0)) for array in reply.delta.values()]
                 self.history.append(SiteRound(self.round_number, site, reply.n_cases, reply.train_loss, reply.privacy))
                 del answer  # one update is in memory at a time
                 yield reply

@@ -40,6 +40,7 @@ from client.training.loop import (
     take_rows,
 )
 from client.training.optimisers import gradient_of
+from client.training.time_slices import long_slices
 from common.errors import PrivacyError, StatisticError
 from common.messages import PrivacyEvent
 from common.models.networks.centre import trained_parameters
@@ -127,7 +128,7 @@ def train_private(
     gradients = _case_gradients(module, task)
     sums = NoisedSums(trained_parameters(module), mechanism, data.n_cases, source)
     losses: list[float] = []
-    with reproducible():
+    with reproducible(), long_slices():
         for epoch in range(mechanism.local_epochs):
             estimates = []
             for number in range(mechanism.steps_per_epoch):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from client.training.augment import augmented
 from client.training.optimisers import Adam, GradientDescent, Optimiser, clip_gradients
+from client.training.time_slices import long_slices
 from common.errors import StatisticError
 from common.models.networks.centre import trained_parameters
 from common.tasks import TrainingConfig
@@ -158,7 +159,7 @@ def train(
     optimiser = new_optimiser(module, settings)
     parameters = trained_parameters(module)
     losses: list[float] = []
-    with reproducible():
+    with reproducible(), long_slices():
         for epoch in range(settings.local_epochs):
             batches = _batches(data.n_cases, settings.batch_size, generator)
             total = 0.0

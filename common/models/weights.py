@@ -13,9 +13,12 @@ from common.arrays import Parameters
 
 def get_parameters(module: nn.Module) -> Parameters:
     """A copy of the module's state in ``state_dict`` order, as float32 arrays on the CPU."""
-    return Parameters(
-        {name: tensor.detach().to("cpu", torch.float32).numpy().copy() for name, tensor in module.state_dict().items()}
-    )
+    copies = {
+        name: tensor.detach().to("cpu", torch.float32).numpy().copy() for name, tensor in module.state_dict().items()
+    }
+    for array in copies.values():
+        array.flags.writeable = False  # or `Parameters` would copy them once more
+    return Parameters(copies)
 
 
 def set_parameters(module: nn.Module, parameters: Parameters) -> None:

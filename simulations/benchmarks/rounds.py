@@ -4,9 +4,8 @@
 each, a GroupNorm network of 0.9 million parameters, batches of 8, five rounds, one torch thread a process. The system
 is the one that hospitals run: a coordinator and four site processes, mutual TLS, files, gate, logs, checkpoints.
 
-The *limit* is the same training in one process (`simulations.benchmarks.one_process`). It is measured alone, and again
-beside a second copy of itself: two busy cores share caches and memory, so the same steps cost each of them more, and
-that much of the system's CPU no system could save.
+The *limit* is the same training in one process of plain torch (`simulations.benchmarks.one_process`). It is measured
+again with what a site has beside that, an allocator told to keep buffers and an Adam of few lines: "tuned".
 
 CPU is that of whole process trees, from ``wait4``; a stage's is read from the processes while they run. Each repetition
 measures all, limits first; ratios are of one repetition. Before the first, Python's byte code is written as an
@@ -153,17 +152,17 @@ def _compare(folder: Path, compression: str) -> tuple[dict[str, float], Run]:
     (folder / "study.toml").write_text(study_text(compression))
     for number, name in enumerate(SITES):
         write_cases(folder / "hospitals" / name, seed=number)
-    limit_cpu, limit_round = _limit(at_once=1)
-    _, busy_round = _limit(at_once=2)
+    limit_cpu, limit_round = _limit()
+    _, tuned_round = _limit("--tuned")
     run = run_system(folder)
     wall, cpu = run.warm_round_s
     row = {
         "limit CPU s": limit_cpu,
         "its round": limit_round,
-        "round beside another": busy_round,
+        "tuned": tuned_round,
         "CPU / limit": run.cpu_s / limit_cpu,
         "round CPU / limit": cpu / limit_round,
-        "/ beside another": cpu / busy_round,
+        "/ tuned": cpu / tuned_round,
         "round wall s": wall,
         "wall / limit": wall / limit_round,
         "cold start s": run.cold_start_s,
@@ -176,15 +175,12 @@ def _print_row(row: Mapping[str, float], name: str = "") -> None:
     print(f"{name:8s}" + "   ".join(f"{value:{len(key)}.3f}" for key, value in row.items()), flush=True)
 
 
-def _limit(*, at_once: int) -> tuple[float, float]:
-    """CPU seconds of one process with the same training, and of its warm round; mean over those that run at once."""
+def _limit(*arguments: str) -> tuple[float, float]:
+    """CPU seconds of one process with the same training, and of its warm round."""
     before = _children_cpu()
-    command = [sys.executable, "-m", "simulations.benchmarks.one_process"]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(at_once)]
-    told = [process.communicate()[0] for process in running]
-    if any(process.returncode for process in running):
-        raise FederationError("the training in one process failed")
-    return (_children_cpu() - before) / at_once, sum(map(float, told)) / at_once
+    command = [sys.executable, "-m", "simulations.benchmarks.one_process", *arguments]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return _children_cpu() - before, float(told)
 
 
 def run_system(folder: Path) -> Run:

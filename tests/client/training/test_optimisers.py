@@ -37,8 +37,11 @@ def test_adam_steps_as_torch_does() -> None:
     own, reference = start(), start()
     walk(Adam(own), own)
     walk(torch.optim.Adam(reference, lr=1.0, foreach=False), reference)
-    for a, b in zip(own, reference, strict=True):
+    fused = start()
+    walk(torch.optim.Adam(fused, lr=1.0, fused=True), fused)
+    for a, b, c in zip(own, reference, fused, strict=True):
         torch.testing.assert_close(a, b)
+        assert torch.equal(a, c)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
