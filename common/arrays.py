@@ -84,6 +84,9 @@ class Parameters(Mapping[str, npt.NDArray[np.floating]]):
         """L2 norm over all values; 0-d arrays count, NaN stays NaN."""
         return float(np.linalg.norm(self.flatten()))
 
+    def release(self) -> None:
+        """Let memory go that can be had again: nothing here, pages of the file where arrays lie in one."""
+
     def all_finite(self) -> bool:
         if self._finite is None:  # found once: nobody changes the arrays
             pieces = (piece for array in self.values() for piece in _pieces(array.reshape(-1)))
@@ -144,6 +147,7 @@ def moved(parameters: Parameters, change: npt.NDArray[np.floating]) -> Parameter
         for into, piece in zip(_pieces(part), _pieces(array.reshape(-1)), strict=True):
             into[:] = change[start : start + piece.size].astype(np.float64) + piece
             start += piece.size
+            parameters.release()
         parts[name] = part.reshape(array.shape)
         parts[name].flags.writeable = False
     return Parameters(parts)

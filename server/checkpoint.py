@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from common.arrays import bytes_of
+from common.arrays import Parameters, bytes_of
 from common.errors import StateError
 from common.files import PARTIAL, Buffer
 from common.files import write_atomic as write_atomic
@@ -42,6 +43,21 @@ class Unit:
 
     arrays: Arrays
     values: Mapping[str, Any]
+
+
+class MappedParameters(Parameters):
+    """Parameters in a file; of it is in memory what was read since the last `release`.
+
+    The system reads the file when an array is looked at: it must stay as it is. A checkpoint that is saved anew is
+    another file.
+    """
+
+    def __init__(self, pages: mmap.mmap, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
+        super().__init__(arrays)
+        self._pages = pages
+
+    def release(self) -> None:
+        self._pages.madvise(mmap.MADV_DONTNEED)
 
 
 class CheckpointStore:
@@ -108,6 +124,31 @@ class CheckpointStore:
             raise StateError(f"checkpoint {path} is of study {got}, expected {self.study_digest[:12]}")
         return Unit(arrays, values)
 
+    def mapped(self, name: str, *, prefix: str, names: Sequence[str]) -> MappedParameters:
+        """Arrays of a unit as parameters that lie in its file, also after the unit is saved anew.
+
+        Parameters
+        ----------
+        prefix : str
+            Before each name in the file.
+        names : sequence of str
+            In the order that the parameters shall have.
+
+        Raises
+        ------
+        StateError
+            If the file cannot be read.
+        """
+        path = self._path(name)
+        try:
+            with path.open("rb") as file:
+                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise StateError(f"cannot read checkpoint {path}: {error}") from error
+        body = 8 + int.from_bytes(pages[:8], "little")
+        head = json.loads(pages[8:body])
+        return MappedParameters(pages, {key: _array_in(pages, body, head[prefix + key]) for key in names})
+
     def _tidy(self) -> None:
         """Remove what a killed run left half written: before the first save, so that a mere reader removes nothing."""
         if not self._tidied:
@@ -141,6 +182,14 @@ def _safetensors(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[Buffer
     yield len(text).to_bytes(8, "little")
     yield text
     yield from (bytes_of(array) for array in arrays.values())
+
+
+def _array_in(pages: mmap.mmap, body: int, entry: Mapping[str, Any]) -> npt.NDArray[np.floating]:
+    """A view of one array of a safetensors file, as its head describes it."""
+    dtype = np.dtype(next(known for known, name in TENSOR_DTYPES.items() if name == entry["dtype"]))
+    first, end = entry["data_offsets"]
+    array: npt.NDArray[np.floating] = np.frombuffer(pages, dtype, (end - first) // dtype.itemsize, body + first)
+    return array.reshape(entry["shape"])
 
 
 def _checksum(arrays: Arrays, values: str) -> str:

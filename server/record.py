@@ -21,7 +21,7 @@ from common.evaluation.fairness import read_subgroups
 from common.statistics.batch_effect import BatchEffect
 from server.courses import FEDERATED, POOLED
 from server.selection import Selected
-from server.training import SiteRound
+from server.training_state import SiteRound
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 AnySums = ScoreSums | ErrorSums | RiskSums

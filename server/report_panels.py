@@ -30,7 +30,7 @@ from server.record import AnySums, StudyResults
 from server.report_overview import course_label
 from server.result_tables import shown
 from server.scoring import CaseSet, case_sets, headline_label, score
-from server.training import SiteRound
+from server.training_state import SiteRound
 
 LEAST_IN_GROUP = 13
 """Cases a group of a calibration curve: with fewer, Wilson's interval spans half of the axis."""

@@ -40,7 +40,7 @@ from server.record import (
 )
 from server.result_tables import summary_table, write_tables
 from server.selection import selected_of_unit
-from server.training import TrainingState
+from server.training_state import TrainingState
 
 __all__ = ["load_results", "summary_table", "write_tables"]
 

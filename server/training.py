@@ -3,117 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from common.arrays import Parameters
 from common.compression import Compressor
 from common.config.secure_aggregation import sum_plan
 from common.config.shared_grids import is_coarse
 from common.config.study import StudyConfig, StudyModel
-from common.errors import Code, FederationError, MessageError, PrivacyError, StateError
-from common.messages import LocalUpdate, PrivacyEvent, TableStep, Train
+from common.errors import Code, FederationError, MessageError, PrivacyError
+from common.messages import LocalUpdate, TableStep, Train
 from common.models import initial_parameters
-from common.privacy.ledger import event_from_json, event_to_json, require_known
+from common.privacy.ledger import require_known
 from common.privacy.shared_grid import next_bounds
 from common.rng import derived_seed
 from common.statistics.table_steps import Step, columns_after, encode_steps
 from common.strategies import ServerState, Strategy
 from server.broadcast import Broadcast, announce, closing, reader, smaller
-from server.checkpoint import CheckpointStore, Unit
+from server.checkpoint import CheckpointStore
 from server.conversation import Conversation, Refused
 from server.courses import Course, Group, baseline_may_fail
 from server.site_level import aggregate, asked_norm
-
-
-@dataclass(frozen=True)
-class SiteRound:
-    """What one site reported of one round: a point of the learning curve, and what it cost the site's cases."""
-
-    round_number: int
-    site: str
-    n_cases: int
-    train_loss: float
-    privacy: tuple[PrivacyEvent, ...] = ()
-
-    def to_json(self) -> list[Any]:
-        cost = [event_to_json(event) for event in self.privacy]
-        return [self.round_number, self.site, self.n_cases, self.train_loss, cost]
-
-    @classmethod
-    def from_json(cls, entry: list[Any]) -> SiteRound:
-        number, site, n_cases, loss, cost = entry
-        return cls(number, site, n_cases, loss, tuple(event_from_json(event) for event in cost))
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingState:
-    """A model after a complete round of a course; round 0 is the start.
-
-    Parameters
-    ----------
-    history : tuple of SiteRound
-    absent : tuple of str
-        ``round site code`` of every site that a round went on without.
-    broadcast : Broadcast, optional
-        How the next round is announced, where the study compresses.
-    value_bounds : tuple of float
-        Of the next round's masked words, where they are compressed (`common.privacy.shared_grid`).
-    """
-
-    round_number: int
-    parameters: Parameters
-    server: ServerState
-    history: tuple[SiteRound, ...] = ()
-    absent: tuple[str, ...] = ()
-    broadcast: Broadcast | None = None
-    value_bounds: tuple[float, ...] = ()
-
-    def to_unit(self) -> Unit:
-        arrays: dict[str, npt.NDArray[np.generic]] = {}
-        arrays |= {f"parameters/{name}": array for name, array in self.parameters.items()}
-        arrays |= {f"server/{name}": vector for name, vector in self.server.vectors.items()}
-        values = {
-            "round_number": self.round_number,
-            "order": list(self.parameters),
-            "history": [entry.to_json() for entry in self.history],
-            "absent": list(self.absent),
-            "sha256": self.parameters.digest(),
-            "value_bounds": list(self.value_bounds),
-        }
-        if self.broadcast is not None:
-            announced = self.broadcast.to_unit()
-            arrays |= announced.arrays
-            values["broadcast"] = announced.values
-        return Unit(arrays, values)
-
-    @classmethod
-    def from_unit(cls, unit: Unit) -> TrainingState:
-        values = unit.values
-        parameters = Parameters({name: _floating(unit.arrays[f"parameters/{name}"]) for name in values["order"]})
-        server = {
-            k.removeprefix("server/"): np.asarray(v, dtype=np.float64)
-            for k, v in unit.arrays.items()
-            if k.startswith("server/")
-        }
-        history = tuple(SiteRound.from_json(entry) for entry in values["history"])
-        absent, broadcast = tuple(values["absent"]), Broadcast.from_unit(unit)
-        bounds = tuple(values.get("value_bounds", ()))  # absent in what version 4 of the messages wrote
-        return cls(values["round_number"], parameters, ServerState(server), history, absent, broadcast, bounds)
-
-
-def _floating(array: npt.NDArray[np.generic]) -> npt.NDArray[np.floating]:
-    if not np.issubdtype(array.dtype, np.floating):
-        raise StateError(f"a checkpoint holds parameters of dtype {array.dtype}")
-    return cast("npt.NDArray[np.floating]", array)
-
-
-def unit_name(course: Course, model: str, fold: int) -> str:
-    return f"training.{course.name}.{model}.fold{fold}"
+from server.training_state import SiteRound, TrainingState, unit_name
 
 
 def train_group(
@@ -146,21 +58,24 @@ def train_group(
             with baseline_may_fail(course, conversation.journal):
                 quorum = _quorum(study, course, conversation)
                 after = _aggregated(study, entry, course, fold, round_number, before, own, strategy, quorum)
-                store.save(unit_name(course, entry.name, fold), after.to_unit())
-                states[course.name] = after
+                states[course.name] = after.saved(store, unit_name(course, entry.name, fold))
                 _tell(conversation, course, entry, fold, after)
+                del before, after  # a large model is in its file from here on
     return states
 
 
 def _start(
     study: StudyConfig, entry: StudyModel, course: Course, fold: int, table: Sequence[Step], store: CheckpointStore
 ) -> TrainingState:
-    saved = store.load(unit_name(course, entry.name, fold))
+    name = unit_name(course, entry.name, fold)
+    saved = store.load(name)
     if saved is not None:
-        return TrainingState.from_unit(saved)
+        return TrainingState.from_unit(saved).in_file(store, name)
     n_columns = len(columns_after(table, ())) if entry.model.needs_table else 0
     seed = derived_seed(study.seed, "initial", entry.name)
-    return TrainingState(0, initial_parameters(entry.trained[0], study.model_inputs(n_columns), seed), ServerState())
+    parameters = initial_parameters(entry.trained[0], study.model_inputs(n_columns), seed)
+    state = TrainingState(0, parameters, ServerState())
+    return state.saved(store, name) if state.is_large else state
 
 
 def _round(
@@ -281,7 +196,7 @@ class _Collected:
         self.model = model
         self.round_number = round_number
         self._plain = reader(compressor, parameters)
-        self._layout = parameters.layout
+        self._parameters = parameters
         self._is_private = is_private
         self._is_summed = is_summed
         self.history: list[SiteRound] = []
@@ -296,6 +211,7 @@ class _Collected:
 
     def updates(self, answers: Iterator[tuple[str, LocalUpdate | Refused]]) -> Iterator[LocalUpdate]:
         for site, answer in answers:
+            self._parameters.release()  # all sites have the model; the sum needs the memory
             reply = answer if isinstance(answer, Refused) else self._read(site, answer)
             reason = reply.code if isinstance(reply, Refused) else self._fault(reply)
             if reason:
@@ -321,7 +237,7 @@ class _Collected:
             return "late"
         if self._is_private and not _is_accounted_for(update):
             return str(Code.PRIVACY)
-        fits = update.model == self.model and update.delta.layout == self._layout
+        fits = update.model == self.model and update.delta.layout == self._parameters.layout
         return "" if fits and update.delta.all_finite() else str(Code.MESSAGE)
 
 

@@ -13,7 +13,7 @@ from common.config.study import StudyConfig
 from common.journal import JsonLines
 from server.checkpoint import CheckpointStore, Unit
 from server.opening import open_run
-from server.training import TrainingState
+from server.training_state import TrainingState
 from simulations.consortium import COORDINATOR, Consortium, free_port, last_lines
 from simulations.parties import Parties, Separation
 from simulations.run import Cohort, simulate

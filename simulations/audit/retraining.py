@@ -35,7 +35,8 @@ from common.statistics.table_steps import columns_after
 from common.strategies import ServerState
 from server.checkpoint import CheckpointStore
 from server.conversation import Conversation
-from server.training import TrainingState, train_group, unit_name
+from server.training import train_group
+from server.training_state import TrainingState, unit_name
 from simulations.audit.intervals import Scores
 from simulations.audit.subject import FOLD, Subject
 

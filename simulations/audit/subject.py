@@ -25,7 +25,7 @@ from server.courses import FEDERATED, Course
 from server.opening import STUDY_FILE, require_run
 from server.standardisation import LANDMARKS, landmarks_of_unit
 from server.table import steps_from_unit
-from server.training import TrainingState, unit_name
+from server.training_state import TrainingState, unit_name
 
 FOLD = 0
 """The fold that is audited: attacks on one run of the procedure say what each of them lets out."""

@@ -1,10 +1,10 @@
 """Memory of the coordinator while many sites send a large model.
 
 ``python -m simulations.benchmarks.memory`` (``make bench-memory``) starts, for 4 and for 64 sites, a coordinator
-process that trains a network of about 50 MB for a few rounds (`server.training`, with its checkpoints), and a process
-of light sites (`simulations.benchmarks.light_sites`) that speak Flower's Fleet protocol over mutual TLS. Memory is the
-resident set as the kernel counts it: with all libraries loaded and every site connected, before the model exists; and
-the peak of the rounds. The bound is 3 x the model + 300 MB, alike for any number of sites.
+process that trains a network of about 50 MB, and for 4 sites one of 142 MB, for a few rounds (`server.training`, with
+its checkpoints), and a process of light sites (`simulations.benchmarks.light_sites`) that speak Flower's Fleet protocol
+over mutual TLS. Memory is the resident set as the kernel counts it: with all libraries loaded and every site connected,
+before the model exists; and the peak of the rounds. The bound is 3 x the model + 300 MB, alike for any number of sites.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from server.provisioning import init_authority
 from server.training import train_group
 from simulations.benchmarks.light_sites import LightSites, connection
 
-SIZES = (4, 64)
+CHANNELS, MORE_CHANNELS = (128, 256, 448), (256, 512, 704)
+SIZES = ((4, CHANNELS), (64, CHANNELS), (4, MORE_CHANNELS))
 ROUNDS = 3
 DEADLINE_S = 600.0
 MB = 10**6
@@ -55,7 +56,7 @@ sites = [{sites}]
 [[models]]
 name = "cnn"
 rounds = {rounds}
-model = {{ kind = "cnn3d", channels = [128, 256, 448], blocks = 1 }}
+model = {{ kind = "cnn3d", channels = {channels}, blocks = 1 }}
 training = {{ batch_size = 8 }}
 """
 
@@ -88,40 +89,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sites", type=int)
     parser.add_argument("--home", type=Path)
     parser.add_argument("--port", type=int)
+    parser.add_argument("--channels", type=int, nargs="+", default=CHANNELS)
     asked = parser.parse_args(arguments)
     if asked.coordinator is not None:
-        print(json.dumps(asdict(coordinate(asked.home, asked.coordinator))))
+        print(json.dumps(asdict(coordinate(asked.home, asked.coordinator, asked.channels))))
     elif asked.sites is not None:
-        study = study_of(asked.sites)
+        study = study_of(asked.sites, asked.channels)
         names = study.training_sites
         LightSites(_start(study), MODEL).run([connection(asked.home, name, asked.port) for name in names])
     else:
         print("sites   model MB   idle MB   peak MB   (peak - idle) / model   s/round   bound", flush=True)
-        for n_sites in SIZES:
-            print(measure(n_sites).line, flush=True)
+        for n_sites, channels in SIZES:
+            print(measure(n_sites, channels).line, flush=True)
 
 
-def measure(n_sites: int) -> Measured:
+def measure(n_sites: int, channels: Sequence[int]) -> Measured:
     """One coordinator with ``n_sites`` sites, in processes of their own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "simulations.benchmarks.memory", "--home", folder]
-        coordinator = subprocess.run(
-            [*command, "--coordinator", str(n_sites)], check=True, capture_output=True, text=True
-        )
+        command = [*_program(Path(folder), channels), "--coordinator", str(n_sites)]
+        coordinator = subprocess.run(command, check=True, capture_output=True, text=True)
         return Measured(**json.loads(coordinator.stdout.splitlines()[-1]))
 
 
-def coordinate(home: Path, n_sites: int) -> Measured:
+def coordinate(home: Path, n_sites: int, channels: Sequence[int]) -> Measured:
     """Train the network; the sites are a process that this one starts."""
-    study = study_of(n_sites)
+    study = study_of(n_sites, channels)
     authority = init_authority(home, addresses=["127.0.0.1"])
     for site in study.training_sites:
         write_atomic(home / site / "node.pem", authority.sign(make_identity(home / site, site=site), site=site))
         write_atomic(home / site / "ca.pem", authority.ca_certificate)
     conversation_log = JsonLines(home / "events.jsonl")
     with FlowerFederation(CoordinatorSettings(home, "127.0.0.1:0")) as federation:
-        command = [sys.executable, "-m", "simulations.benchmarks.memory", "--home", str(home), "--sites", str(n_sites)]
-        sites = subprocess.Popen([*command, "--port", str(federation.port)])
+        command = [*_program(home, channels), "--sites", str(n_sites), "--port", str(federation.port)]
+        sites = subprocess.Popen(command)
         try:
             if missing := federation.wait_for(study.training_sites, deadline_s=DEADLINE_S):
                 raise FederationError(f"{len(missing)} sites did not connect")
@@ -141,10 +141,16 @@ def coordinate(home: Path, n_sites: int) -> Measured:
     return Measured(n_sites, model, idle, peak, seconds)
 
 
-def study_of(n_sites: int) -> StudyConfig:
-    """The study of so many sites."""
+def study_of(n_sites: int, channels: Sequence[int]) -> StudyConfig:
+    """The study of so many sites, and a network of so many filters in each stage."""
     sites = ", ".join(f'{{ name = "site{number:02d}" }}' for number in range(n_sites))
-    return parse(STUDY.format(sites=sites, rounds=ROUNDS), StudyConfig, source="memory study")
+    return parse(STUDY.format(sites=sites, rounds=ROUNDS, channels=list(channels)), StudyConfig, source="memory study")
+
+
+def _program(home: Path, channels: Sequence[int]) -> list[str]:
+    """The command that is running, for one party."""
+    filters = map(str, channels)
+    return [sys.executable, "-m", "simulations.benchmarks.memory", "--home", str(home), "--channels", *filters]
 
 
 def resident(field: str) -> int:

@@ -30,7 +30,7 @@ from common.files import PARTIAL
 from common.journal import JsonLines
 from server.checkpoint import CheckpointStore
 from server.opening import JOURNAL_FILE, open_run
-from server.training import TrainingState
+from server.training_state import TrainingState
 from simulations.benchmarks.relay import Relay
 from simulations.consortium import COORDINATOR, SUPERVISION_LOG, Consortium, free_port, last_lines
 from simulations.parties import Parties, Separation

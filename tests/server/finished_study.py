@@ -17,7 +17,7 @@ from common.outcomes import ClassOutcome, Outcome, ScalarOutcome, SurvivalOutcom
 from common.strategies import ServerState
 from server.checkpoint import CheckpointStore, Unit
 from server.opening import JOURNAL_FILE, STUDY_FILE
-from server.training import SiteRound, TrainingState
+from server.training_state import SiteRound, TrainingState
 
 OUTCOMES = {
     "binary": 'kind = "classification"\ncolumn = "y"\nvalues = ["0", "1"]\nnames = ["benign", "malignant"]',

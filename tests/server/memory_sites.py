@@ -40,7 +40,7 @@ from server.checkpoint import CheckpointStore
 from server.conversation import Conversation
 from server.courses import groups_of
 from server.study import run_study
-from server.training import TrainingState
+from server.training_state import TrainingState
 from simulations.in_process import Answers, Disturbance, InProcessFederation
 
 STUDY = """

@@ -20,7 +20,8 @@ from common.rng import derived_seed
 from server.broadcast import announce, closing
 from server.checkpoint import CheckpointStore
 from server.courses import FEDERATED, Course
-from server.training import TrainingState, train_group, unit_name
+from server.training import train_group
+from server.training_state import TrainingState, unit_name
 from tests.server.memory_sites import STUDY, MemorySite, conversation, events, final_digests, members, run, study
 
 SITE_LEVEL = "{ clipping_norm = 0.05, noise_multiplier = 1.0, target_delta = 0.001 }"

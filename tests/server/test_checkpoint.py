@@ -17,7 +17,7 @@ from common.arrays import Parameters
 from common.errors import StateError
 from common.strategies import ServerState
 from server.checkpoint import CheckpointStore, Unit, write_atomic
-from server.training import SiteRound, TrainingState
+from server.training_state import SiteRound, TrainingState
 
 STUDY = "a" * 64
 DTYPES = [np.dtype(name) for name in ("f8", "f4", "f2", "i8", "i4", "u8", "u1", "?")]
@@ -204,3 +204,39 @@ def test_a_full_disk_leaves_the_former_file_and_is_said(tmp_path: Path):
 def test_a_folder_that_is_gone_is_said(tmp_path: Path):
     with pytest.raises(StateError, match="cannot write"):
         write_atomic(tmp_path / "absent" / "file", b"x")
+
+
+def test_parameters_in_the_file_are_those_that_were_saved_also_after_it_is_saved_anew(tmp_path: Path):
+    kept = store(tmp_path)
+    arrays = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(0.5), "c": np.zeros((0, 2), np.float16)}
+    kept.save("unit", Unit({"other": np.arange(3)} | {f"p/{name}": array for name, array in arrays.items()}, {}))
+    found = kept.mapped("unit", prefix="p/", names=tuple(arrays))
+    kept.save("unit", Unit({}, {}))
+    for _ in range(2):
+        assert found.layout == Parameters(arrays).layout
+        assert found.digest() == Parameters(arrays).digest()
+        assert all(found[name].tobytes() == array.tobytes() for name, array in arrays.items())
+        found.release()
+
+
+def test_a_released_model_is_not_in_memory_and_can_be_read_again(tmp_path: Path):
+    values = np.random.default_rng(0).random(4 << 20, dtype=np.float32)
+    kept = store(tmp_path)
+    kept.save("unit", Unit({"p/w": values}, {}))
+    found = kept.mapped("unit", prefix="p/", names=("w",))
+    total = float(found["w"].sum())
+    before = resident_of_files()
+    found.release()
+    assert before - resident_of_files() > 0.9 * values.nbytes
+    assert float(found["w"].sum()) == total
+
+
+def resident_of_files() -> int:
+    """Bytes of files that this process has in memory."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")]
+    return int(line.split()[1]) << 10
+
+
+def test_a_unit_that_was_never_saved_cannot_be_mapped(tmp_path: Path):
+    with pytest.raises(StateError, match="cannot read checkpoint"):
+        store(tmp_path).mapped("unit", prefix="p/", names=("w",))

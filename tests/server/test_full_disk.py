@@ -20,7 +20,7 @@ from common.journal import JsonLines
 from common.messages import Hello, Refusal, Welcome
 from common.version import versions
 from server.opening import open_run
-from server.training import TrainingState
+from server.training_state import TrainingState
 from simulations.run import Cohort, simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
 from tests.over_flower import final_digests

@@ -15,7 +15,7 @@ from common.messages import LocalUpdate, PrivacyEvent, Train
 from common.models import initial_parameters
 from common.privacy.ledger import GAUSSIAN, SAMPLED_GAUSSIAN, epsilon
 from common.rng import SystemNoise
-from server.training import TrainingState
+from server.training_state import TrainingState
 from tests.server.memory_sites import N_CASES, dataset, final_digests, members, run, study
 
 TARGET, DELTA = 8.0, 1e-3

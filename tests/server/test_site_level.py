@@ -18,7 +18,7 @@ from common.privacy.contribution import from_words, to_words
 from common.privacy.ledger import epsilon
 from common.privacy.mask_keys import MaskWords
 from server.site_level import NORM
-from server.training import TrainingState
+from server.training_state import TrainingState
 from tests.server.memory_sites import MemorySite, final_digests, members, run, study
 
 BASE = (

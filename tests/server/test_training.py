@@ -15,9 +15,10 @@ from common.errors import Code, FederationError
 from common.messages import LocalUpdate, Refusal, Reply, Request, Train
 from common.models import initial_parameters
 from common.rng import derived_seed
-from server.checkpoint import CheckpointStore
+from server.checkpoint import CheckpointStore, MappedParameters
 from server.courses import FEDERATED, Course, groups_of
-from server.training import TrainingState, train_group, unit_name
+from server.training import train_group
+from server.training_state import TrainingState, unit_name
 from simulations.in_process import Disturbance
 from tests.server.memory_sites import MemorySite, conversation, events, members, study
 
@@ -223,3 +224,14 @@ def test_every_strategy_trains_and_resumes_with_its_state(tmp_path: Path, strate
         train(of, tmp_path / "parts", disturb=stop)
     assert train(of, tmp_path / "parts").parameters.digest() == whole.parameters.digest()
     assert whole.parameters.digest() != start(of).digest()
+
+
+def test_a_large_model_lies_in_its_file_and_ends_in_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    of = study()
+    expected = train(of, tmp_path / "small").parameters.digest()
+    monkeypatch.setattr("server.training_state.MAPPED_BYTES", 0)
+    state = train(of, tmp_path / "large")
+    again = train(of, tmp_path / "large")  # from its last checkpoint
+    for parameters in (state.parameters, again.parameters):
+        assert isinstance(parameters, MappedParameters)
+        assert parameters.digest() == expected

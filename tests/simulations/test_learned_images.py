@@ -30,7 +30,7 @@ from server.robustness import RobustFeatures
 from server.selection import selected_of_unit
 from server.standardisation import LANDMARKS, landmarks_of_unit
 from server.table import entries_from_unit, steps_from_unit
-from server.training import TrainingState
+from server.training_state import TrainingState
 from simulations.run import Cohort, simulate, split_cohort
 from tests.small_study import ROBUSTNESS, STANDARDISED, STUDY, write_study
 

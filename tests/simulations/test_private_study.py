@@ -15,7 +15,7 @@ from server.opening import open_run
 from server.report import page
 from server.results import load_results
 from server.standardisation import LANDMARKS, landmarks_of_unit
-from server.training import TrainingState
+from server.training_state import TrainingState
 from simulations.run import simulate
 from tests.small_study import STANDARDISED, STUDY, write_cohort, write_study
 

@@ -24,7 +24,7 @@ from server.checkpoint import CheckpointStore, Unit
 from server.opening import open_run
 from server.report import write_report
 from server.results import load_results, summary_table, write_tables
-from server.training import TrainingState
+from server.training_state import TrainingState
 from simulations.credentials import issue_credentials
 from simulations.run import Cohort, simulate
 from tests.small_study import N_CASES, ROBUSTNESS, STANDARDISED, write_study

@@ -16,7 +16,7 @@ from common.statistics.moments import Scaler
 from common.strategies import ServerState
 from common.tables import FeatureTable
 from server.checkpoint import CheckpointStore
-from server.training import TrainingState, unit_name
+from server.training_state import TrainingState, unit_name
 from simulations.audit.retraining import retrain
 from simulations.audit.subject import FOLD, Subject
 

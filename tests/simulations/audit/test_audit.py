@@ -10,7 +10,7 @@ import pytest
 from common.config.loading import digest
 from common.errors import ConfigError, StateError
 from server.checkpoint import CheckpointStore
-from server.training import TrainingState, unit_name
+from server.training_state import TrainingState, unit_name
 from simulations.audit.audit import audit
 from simulations.audit.plan import AuditPlan
 from simulations.audit.protections import NONE, PRIVATE, SECURE_SUM
