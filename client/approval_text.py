@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from client.outbound import centring_faults
 from common.config.loading import digest
 from common.config.site import SiteConfig
 from common.config.site_level import SiteLevelConfig, site_level_cost
@@ -114,6 +115,8 @@ def _protection(study: StudyConfig, config: SiteConfig) -> Iterator[str]:
     filters = [name.replace("_", " ") for name, value in rules.updates.model_dump().items() if value]
     if filters:
         yield f"Model updates pass this hospital's filters before they leave: {', '.join(filters)}."
+    for fault in centring_faults(study, rules.updates):
+        yield f"With them this hospital refuses every request of the study: {fault}."
     yield "fedrad site stop ends it at once; everything that leaves is in the audit log (fedrad site ledger)."
 
 

@@ -24,6 +24,7 @@ from client.asked_questions import AskedQuestions, Question, about_cases, questi
 from client.audit_chain import Entry
 from client.audit_log import AuditFiles, AuditLog
 from client.kill_switch import require_running
+from client.outbound import centring_faults
 from client.privacy_budget import PrivacyBudget
 from client.side_tables import require_table
 from client.site_key import SiteKey
@@ -107,6 +108,8 @@ class Gate:
         self._require_rounds(study)
         if self.rules.require_privacy and not promises_privacy(study):
             raise GateError(f"study {study.name}: not all that leaves is differentially private (gate.require_privacy)")
+        for fault in centring_faults(study, self.rules.updates):
+            raise GateError(f"study {study.name}: {fault}")
         inner = about_cases(request)
         if inner.study_digest != request.study_digest:
             raise MessageError("a question of one study comes under the name of another")

@@ -8,7 +8,7 @@ rounding goes towards zero, so that it never lengthens an update that was clippe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -16,10 +16,34 @@ import numpy.typing as npt
 
 from common.arrays import Parameters, Vector
 from common.config.gate import OutboundConfig
+from common.config.study import StudyConfig
 from common.errors import GateError
 from common.privacy.clipping import clip_parameters
 
 Array = npt.NDArray[np.floating]
+
+
+MEANS = "trunk.centre.mean"
+"""The array that the first round of a centred model sends (`common.models.networks.centre`), and no other."""
+
+
+def centring_faults(study: StudyConfig, config: OutboundConfig) -> Iterator[str]:
+    """Which models of a study these filters would spoil: the first round of a centred model sends the means of its
+    features, which a clipped, thinned out or dropped update would move far away from all cases, for good.
+
+    Rounding moves a mean by less than it moves any weight, so it may stay.
+    """
+    for entry in study.models:
+        if entry.solved is not None or not entry.trained[0].centred:
+            continue
+        drops = any(
+            fnmatchcase(entry.name, name) and fnmatchcase(MEANS, array)
+            for name, _, array in (text.partition("/") for text in config.drop)
+        )
+        given = {"drop": drops, "keep_share": config.keep_share is not None, "clip_norm": config.clip_norm is not None}
+        filters = ", ".join(f"gate.updates.{name}" for name, is_there in given.items() if is_there)
+        if filters:
+            yield f"model {entry.name} is centred: {filters} would spoil the means of its first round"
 
 
 def filtered(delta: Parameters, config: OutboundConfig, *, model: str) -> Parameters:

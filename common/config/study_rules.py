@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -13,9 +14,10 @@ from common.config.private_statistics import PRIVATE_STATISTICS_RULES
 from common.config.secure_aggregation import secure_aggregation_faults
 from common.config.shared_grids import shared_grid_faults
 from common.config.site_level import SITE_LEVEL_RULES
+from common.models.cnn3d import TrunkConfig
 
 if TYPE_CHECKING:
-    from common.config.study import ImageConfig, StudyConfig
+    from common.config.study import ImageConfig, StudyConfig, StudyModel
 
 
 RESERVED_NAMES = frozenset({"pooled", "internal", "external", "federated", "unassigned", "all"})
@@ -165,6 +167,22 @@ def _centred_models(study: StudyConfig) -> Iterator[str]:
             yield f"model {entry.name}: centred needs a strategy that takes the mean, not {strategy}; fits: {fits}"
         if study.privacy.site_level is not None:
             yield f"model {entry.name}: centred, and privacy.site_level would clip the means of the first round"
+        if study.federated.compression.kind == "topk":
+            yield f"model {entry.name}: centred, and federated.compression topk would send a part of the means alone"
+        yield from _room_for_means(study, entry)
+
+
+def _room_for_means(study: StudyConfig, entry: StudyModel) -> Iterator[str]:
+    """In masked sums: a site whose means have none sends nothing. Sample-level noise needs as much again."""
+    masks, trunk = study.privacy.secure_aggregation, entry.trained[0]
+    if masks is None or not isinstance(trunk, TrunkConfig):
+        return
+    needed = math.ceil(trunk.largest_feature * (1 if study.privacy.sample_level is None else 2))
+    if masks.value_bound < needed:
+        yield (
+            f"model {entry.name}: centred, and privacy.secure_aggregation.value_bound = {masks.value_bound:g} has no "
+            f"room for the means of its features; at least {needed}"
+        )
 
 
 def _quorum(study: StudyConfig) -> Iterator[str]:

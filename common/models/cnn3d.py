@@ -11,6 +11,7 @@ Two things were learnt on generated nodules, where a plain network stayed at wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 MAPS_PER_CHANNEL = 7
 """Of the fixed filters: the image, three bands, three bands of absolute bands."""
+LARGEST_LOGARITHM = 6.0
+"""Of a variance or share that the fixed filters measure: their floors lie above exp(-6) of their units."""
 REGIONS = 3
 """In which the fixed filters' maps are measured: the ROI, its core, its shell."""
 
@@ -71,6 +74,11 @@ class TrunkConfig(BaseModel):
     def n_pooled(self) -> int:
         """Features of the learned stages: three of each map of each stage."""
         return 3 * sum(self.channels)
+
+    @property
+    def largest_feature(self) -> float:
+        """No feature before its mean is taken off is larger in size: normalised values, and logarithms with a floor."""
+        return max(math.sqrt(self.n_pooled), LARGEST_LOGARITHM if self.filters == "scattering" else 0.0)
 
     def n_maps(self, n_channels: int) -> int:
         """Channels that the first stage sees of ``n_channels``, the ROI counted in both."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from client.outbound import filtered, largest, to_bfloat16, to_decimals
+from client.approval_text import explain_study
+from client.governance import Gate
+from client.outbound import MEANS, centring_faults, filtered, largest, to_bfloat16, to_decimals
 from common.arrays import Parameters
-from common.config.gate import OutboundConfig
+from common.config.gate import GateConfig, OutboundConfig
+from common.config.loading import digest
+from common.config.site import SiteConfig
+from common.config.study import StudyConfig
 from common.errors import GateError
+from common.messages import Prepare
+from common.models import CnnConfig, ModelInputs
+from tests.client.cases import STUDY, study
 
 FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 
@@ -75,3 +85,58 @@ def test_what_bfloat16_leaves_is_a_bfloat16_of_torch(values: np.ndarray):
     assert (torch.from_numpy(cut).to(torch.bfloat16).to(torch.float32).numpy() == cut).all()
     assert (np.abs(cut) <= np.abs(values)).all()
     assert (np.abs(values - cut) <= np.abs(values) * 2**-7).all()
+
+
+CENTRED_MODEL = """
+[[models]]
+name = "image"
+rounds = 2
+model = { kind = "cnn3d", channels = [4], group_size = 4, centred = true }
+training = {}
+"""
+
+
+def centred_study() -> StudyConfig:
+    return study(STUDY + CENTRED_MODEL)
+
+
+@pytest.mark.parametrize(
+    ("updates", "named"),
+    [
+        ({"clip_norm": 1.0}, "gate.updates.clip_norm"),
+        ({"keep_share": 0.5}, "gate.updates.keep_share"),
+        ({"drop": ("image/trunk.*",)}, "gate.updates.drop"),
+        ({"clip_norm": 1.0, "drop": ("*/*",)}, "gate.updates.drop, gate.updates.clip_norm"),
+    ],
+)
+def test_filters_that_would_spoil_the_means_of_a_centred_model_are_refused(
+    updates: dict[str, object], named: str, tmp_path: Path
+):
+    """At the first request, before any case is read; and it is said where the study is approved."""
+    asked = centred_study()
+    rules = GateConfig(updates=OutboundConfig(**updates))  # type: ignore[arg-type]
+    site = SiteConfig(
+        site="north",
+        manifest=tmp_path / "c.csv",
+        data=tmp_path,
+        state=tmp_path / "state",
+        studies=(tmp_path / "s",),
+        gate=rules,
+    )
+    reason = f"model image is centred: {named} would spoil the means of its first round"
+    with pytest.raises(GateError) as caught:
+        Gate(site, [asked]).admit(Prepare(digest(asked)))
+    assert str(caught.value) == f"study lung: {reason}"
+    protection = explain_study(asked, site)[-1].sentences
+    assert any(reason in sentence for sentence in protection)
+
+
+def test_filters_that_leave_the_means_alone_are_not_refused():
+    kept = OutboundConfig(drop=("image/head.*", "radiomics/*"), decimals=6, bfloat16=True)
+    assert list(centring_faults(centred_study(), kept)) == []
+    assert list(centring_faults(study(), OutboundConfig(clip_norm=1.0, keep_share=0.1, drop=("*/*",)))) == []
+
+
+def test_the_means_are_the_array_that_a_centred_model_has():
+    names = [array.name for array in CnnConfig(centred=True).initial(ModelInputs(2, (8, 8, 8), 0, 1))]
+    assert names.count(MEANS) == 1

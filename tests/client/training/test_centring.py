@@ -54,6 +54,18 @@ def test_the_centre_is_the_mean_so_that_centred_features_have_none():
     assert changed == ["trunk.centre.mean"]
 
 
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("inside", [0.0, 0.01, 0.5, 1.0])
+def test_no_feature_is_larger_than_the_model_says(level: float, inside: float):
+    """Flat, faint and harsh patches within the window; no ROI, a few voxels, all of them."""
+    rng = np.random.default_rng(7)
+    images = np.clip(level + rng.choice([-1.0, 0.0, 1e-4, 1.0], size=(40, 2, 8, 8, 8)), 0, 1).astype(np.float32)
+    images[:, 1] = rng.random((40, 8, 8, 8)) < inside
+    images[:4, 0] = level
+    found = features(built(), TrainingData(torch.from_numpy(images), None, torch.arange(40) % 2))
+    assert float(found.abs().max()) <= CONFIG.largest_feature
+
+
 def test_means_of_two_sites_average_to_that_of_both():
     data = cohort()
     parts = [TrainingData(data.images[rows], None, data.targets[rows]) for rows in (slice(0, 20), slice(20, 70))]  # type: ignore[index]

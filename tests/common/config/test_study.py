@@ -115,6 +115,23 @@ def test_a_centred_model_and_a_strategy_that_takes_no_mean_do_not_fit():
     assert [found for found in faults_of(text) if "centred" in found] == [f"file: {fault}"]
 
 
+def test_a_centred_model_and_a_code_that_leaves_values_out_do_not_fit():
+    text = changed("channels = [8],", "channels = [8], centred = true,")
+    text = changed("quorum = 2", 'quorum = 2\ncompression = { kind = "topk" }', text=text)
+    fault = "model both: centred, and federated.compression topk would send a part of the means alone"
+    assert [found for found in faults_of(text) if "centred" in found] == [f"file: {fault}"]
+
+
+@pytest.mark.parametrize(("bound", "sample_level", "needed"), [(5, "", 6), (6, "", 0), (11, "sample_level", 12)])
+def test_masked_sums_have_room_for_the_means_of_a_centred_model(bound: int, sample_level: str, needed: int):
+    text = changed("channels = [8],", 'channels = [8], filters = "scattering", centred = true,')
+    private = "sample_level = { target_epsilon = 8.0, target_delta = 1e-5, clipping_norm = 1.0 }\n" * bool(sample_level)
+    masks = f"[privacy]\n{private}secure_aggregation = {{ value_bound = {bound} }}\n"
+    found = [fault for fault in faults_of(changed("[privacy]\n", masks, text=text)) if "centred" in fault]
+    fault = f"secure_aggregation.value_bound = {bound} has no room for the means of its features; at least {needed}"
+    assert found == ([f"file: model both: centred, and privacy.{fault}"] if needed else [])
+
+
 def faults_of(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         study(text)
