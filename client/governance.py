@@ -28,6 +28,7 @@ from client.outbound import centring_faults
 from client.privacy_budget import PrivacyBudget
 from client.side_tables import require_table
 from client.site_key import SiteKey
+from client.sum_record import SumsInLog
 from common.codec import encode, encoded_size
 from common.config.gate import STATISTIC_KINDS
 from common.config.loading import digest
@@ -88,7 +89,9 @@ class Gate:
         self._budget_head = ""
         self._case_lists: dict[str, str] = {}
         self.budget = PrivacyBudget.of(config)
+        self.sums = SumsInLog()
         self.log = AuditLog(AuditFiles.of(config.state, self.rules.head), key, on_entry=self._take)
+        self.sums.kept_in(self.log)
 
     def admit(self, request: Request) -> None:
         """Let a request in, and count it.
@@ -279,6 +282,7 @@ class Gate:
     def _take(self, entry: Entry) -> None:
         """Count what the log holds: after a restart, and while another process writes."""
         self.approvals.take(entry)
+        self.sums.take(entry)
         if entry["event"] == "approved":
             self._case_lists.pop(str(entry["study"]), None)
         if entry["event"] == "left" and entry.get("case_list"):

@@ -6,7 +6,7 @@ The steps themselves are `common.privacy.masking.MaskingSite`; here stands what 
 - the question is the one that all sites signed for;
 - a statistic is summed over every hospital of the cohort or not at all, as without masks;
 - one round is summed once, and one evaluation over one set of hospitals: two sums of the same numbers over two sets
-  would differ by single hospitals. Which sets were summed is kept on this hospital's disk.
+  would differ by single hospitals. Which sets were summed is in this hospital's audit log.
 
 Secrets are in memory alone. A site that restarts within a session has lost them, and is a dropout.
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from client.asked_questions import question_of
 from client.credentials import Credentials
+from client.sum_record import SUMMED, SumRecord
 from common.codec import message_digest
 from common.config.secure_aggregation import ALL_SITES, SecureAggregationConfig, cohorts, sum_plan
 from common.config.shared_grids import private_grid_of
@@ -25,7 +26,6 @@ from common.config.site import SiteConfig
 from common.config.site_level import shared_noise
 from common.config.study import StudyConfig
 from common.errors import GateError, PrivacyError
-from common.journal import JsonLines
 from common.masking_messages import AdvertiseKeys, ConsistencyCheck, MaskedValues, ShareKeys
 from common.messages import (
     AskStatistic,
@@ -62,11 +62,11 @@ class MaskedSums:
 
     Parameters
     ----------
-    record : JsonLines
+    record : SumRecord
         Which sums this hospital's numbers have gone into.
     """
 
-    def __init__(self, config: SiteConfig, record: JsonLines, credentials: Callable[[], Credentials]) -> None:
+    def __init__(self, config: SiteConfig, record: SumRecord, credentials: Callable[[], Credentials]) -> None:
         self._config = config
         self._record = record
         self._credentials = credentials
@@ -219,7 +219,7 @@ class MaskedSums:
         question = session.question
         if isinstance(question, Train | Evaluate):
             self._record.write(
-                "summed",
+                SUMMED,
                 study=question.study_digest,
                 about=_about(question),
                 asked=_asked(question),

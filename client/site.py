@@ -75,7 +75,7 @@ class Site:
         self._secret = draw_secret(config.state) if secret is None else secret
         self._one_at_a_time = RLock()
         self._credentials = credentials
-        self._masked = MaskedSums(config, JsonLines(config.state / "sums.jsonl"), self._own_credentials)
+        self._masked = MaskedSums(config, self.gate.sums, self._own_credentials)
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request; a failure becomes a `Refusal` with its code, and its sentence stays in the log.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
 
 from client.approval_text import explain_study
+from client.governance import Gate
 from client.site import Site
 from common.arrays import Parameters
 from common.config.loading import digest
 from common.config.secure_aggregation import ALL_SITES
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
-from common.errors import Code, GateError
+from common.errors import Code, GateError, StateError
 from common.journal import JsonLines
 from common.messages import AskStatistic, Evaluate, Hello, Refusal, StatisticSums, Train, Welcome
 from common.version import versions
@@ -177,6 +179,28 @@ def test_a_bare_question_is_refused_by_the_hospital(masked, east):
         f"answers of this study leave under masks; {type(request).__name__} asks for a bare one" for request in bare
     ]
     assert isinstance(site.answer(Hello(asked, versions())), Welcome)
+
+
+def test_the_sums_that_were_made_are_in_the_audit_log_and_cannot_be_taken_back(masked, cohort, tmp_path):
+    """Whoever could take them back could have a round summed once more without one hospital, and subtract."""
+    state = tmp_path / "state"
+    copytree(masked[0] / "sites" / "east" / "state", state)
+    site = SiteConfig(
+        site="east",
+        manifest=masked[0] / "sites" / "east" / "cases.csv",
+        data=cohort.data,
+        state=state,
+        minimum_cases=2,
+        studies=(masked[0] / "study.toml",),
+    )
+    sums = [line["about"] for line in Gate(site, [masked[1]]).sums.read()]
+    expected = [f"round {number} of {name} in fold 0" for name in ("radiomics", "cnn") for number in (1, 2)]
+    assert [about for about in sums if about.startswith("round")] == expected
+    assert "evaluation of radiomics on test cases of fold 0" in sums
+    lines = (state / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    (state / "audit.jsonl").write_bytes(b"".join(line for line in lines if b'"event":"summed"' not in line))
+    with pytest.raises(StateError, match="fedrad site audit says what"):
+        Gate(site, [masked[1]])
 
 
 def test_a_hospital_without_certificate_says_so_at_once(masked, east):
