@@ -13,17 +13,23 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from time import monotonic, sleep
 from typing import Any
 
 import httpx
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import context_from_proto, message_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest, PullTaskInputRequest
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    AcquireTaskResponse,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+)
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
@@ -92,6 +98,7 @@ class GuardedExecutor:
         self._app = make_app(answer, limits=self._limits)
         signing = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={ACQUIRE})
         self._tasks = self._client(signing)
+        self._next: AcquireTaskResponse | None = None
 
     def run(self, stop: threading.Event, *, alive: Callable[[], bool]) -> None:
         """Take tasks until ``stop`` is set, or ``alive`` says that the SuperNode has ended."""
@@ -114,8 +121,8 @@ class GuardedExecutor:
         httpx.HTTPError
             If the SuperNode cannot be reached or takes the task back.
         """
-        found = self._tasks.AcquireTask(AcquireTaskRequest(supported_task_types=[str(kind) for kind in TAKEN]))
-        if not found.HasField("task") or not found.token:
+        found, self._next = self._next or self._offered(), None
+        if found is None:
             return False
         client = self._client(RuntimeTokenHttpInterceptor(found.token))
         heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
@@ -127,6 +134,10 @@ class GuardedExecutor:
             client.close()
         return True
 
+    def _offered(self) -> AcquireTaskResponse | None:
+        found = self._tasks.AcquireTask(AcquireTaskRequest(supported_task_types=[str(kind) for kind in TAKEN]))
+        return found if found.HasField("task") and found.token else None
+
     def _client(self, interceptor: Any) -> RuntimeHttpClient:
         version = RuntimeVersionHttpInterceptor(component_name="fedrad")
         client = RuntimeHttpClient.from_server_address(self._address, True, None, [version, interceptor])
@@ -137,7 +148,14 @@ class GuardedExecutor:
     def _answer(self, client: RuntimeHttpClient, kind: str) -> None:
         given = client.PullTaskInput(PullTaskInputRequest())
         context = context_from_proto(given.context)
-        pulled = _patiently(lambda: client.PullMessages(PullAppMessagesRequest()), lambda found: found.messages_list)
+        try:
+            self._answer_message(client, kind, context, given)
+        except _DroppedError:  # nothing is owed for it
+            push_task_output(client, context, SubStatus.FAILED, "")
+
+    def _answer_message(self, client: RuntimeHttpClient, kind: str, context: Context, given: Any) -> None:
+        pull = PullAppMessagesRequest()
+        pulled = self._patiently(lambda: client.PullMessages(pull), lambda found: found.messages_list)
         head, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
         node = Node(node_id=context.node_id)
         if self._refuses(kind, bytes(given.fab.content), str(given.run.fab_id)):
@@ -166,27 +184,38 @@ class GuardedExecutor:
             if len(ids) > self._limits.objects:
                 raise MessageError(f"request of {len(ids)} objects, at most {self._limits.objects} are accepted")
             pull = partial(PullObjectRequest, node=node, run_id=head.metadata.run_id)
-            objects = {key: _object(client, pull(object_id=key)) for key in ids}
+            objects = {key: self._object(client, pull(object_id=key)) for key in ids}
             record = inflate_record(tree.object_id, objects, self._limits)
         return make_message(metadata=head.metadata, content=record)
 
+    def _object(self, client: RuntimeHttpClient, request: PullObjectRequest) -> bytes:
+        ready = attrgetter("object_found", "object_available")
+        found = self._patiently(lambda: client.PullObject(request), lambda found: all(ready(found)))
+        return bytes(found.object_content)
 
-def _object(client: RuntimeHttpClient, request: PullObjectRequest) -> bytes:
-    found = _patiently(lambda: client.PullObject(request), lambda found: found.object_found and found.object_available)
-    return bytes(found.object_content)
+    def _patiently(self, call: Callable[[], Any], ready: Callable[[Any], Any]) -> Any:
+        """What a SuperNode hands out once it is there: it offers a task before it fetched the message and its objects.
+
+        It fetches one message at a time. Where it offers the next task before this one's message is there, it has
+        dropped this one, because the run ended meanwhile.
+
+        Raises
+        ------
+        _DroppedError
+            If it offers the next one, which is then taken by `take_one`.
+        httpx.ReadTimeout
+            If nothing comes; the SuperNode then gives the task up.
+        """
+        end = monotonic() + PATIENCE_S
+        while not ready(found := call()):
+            if monotonic() > end:
+                raise httpx.ReadTimeout("the SuperNode offers a task without its message")
+            self._next = self._offered()
+            if self._next is not None:
+                raise _DroppedError
+            sleep(POLL_S)
+        return found
 
 
-def _patiently(call: Callable[[], Any], ready: Callable[[Any], Any]) -> Any:
-    """What a SuperNode hands out once it is there: it offers a task before it has fetched the message and its objects.
-
-    Raises
-    ------
-    httpx.ReadTimeout
-        If it does not come; the SuperNode then gives the task up.
-    """
-    end = monotonic() + PATIENCE_S
-    while not ready(found := call()):
-        if monotonic() > end:
-            raise httpx.ReadTimeout("the SuperNode offers a task without its message")
-        sleep(POLL_S)
-    return found
+class _DroppedError(Exception):
+    """The SuperNode gave up the message that it offered."""

@@ -93,6 +93,8 @@ class _Supervisor:
         self._tell = tell
         self._stop = threading.Event()
         self._group: int | None = None
+        self._signalling = threading.RLock()  # the timer's thread must not signal a number that is given back
+        self._stopped_by = 0
         self._deaths: deque[float] = deque()
         self._patience: threading.Timer | None = None
 
@@ -112,14 +114,17 @@ class _Supervisor:
             code = self._once(restarts)
             reason = self._reason(code)
             if reason is not None:
-                self._tell("supervision_ended", {"reason": reason, "code": code, "restarts": restarts})
-                return Ended(code, reason, restarts)
+                return self._ended(code, reason, restarts)
             delay = self._policy.delay_s(len(self._deaths))
             self._tell("restarting", {"code": code, "deaths": len(self._deaths), "delay_s": delay})
             if self._stop.wait(delay):
-                self._tell("supervision_ended", {"reason": "stopped", "code": code, "restarts": restarts})
-                return Ended(code, "stopped", restarts)
+                return self._ended(code, "stopped", restarts)
             restarts += 1
+
+    def _ended(self, code: int, reason: Reason, restarts: int) -> Ended:
+        stopped = {"signal": self._stopped_by} if reason == "stopped" else {}
+        self._tell("supervision_ended", {"reason": reason, "code": code, "restarts": restarts, **stopped})
+        return Ended(code, reason, restarts)
 
     def _once(self, restarts: int) -> int:
         """One life of the process; its exit code."""
@@ -135,7 +140,8 @@ class _Supervisor:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number is not given to others yet
         finally:
             self._pass_on(signal.SIGKILL)  # whatever the process left behind
-            self._group = None
+            with self._signalling:
+                self._group = None
             process.wait()
         code = process.returncode
         return code if code >= 0 else 128 - code
@@ -156,6 +162,7 @@ class _Supervisor:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._stop.is_set():
+            self._stopped_by = number
             self._stop.set()
             self._patience = threading.Timer(self._policy.stop_s, self._pass_on, (signal.SIGKILL,))
             self._patience.daemon = True
@@ -163,9 +170,10 @@ class _Supervisor:
         self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
-        if self._group is not None:
-            with suppress(ProcessLookupError, PermissionError):  # gone, or a zombie only
-                os.killpg(self._group, number)
+        with self._signalling:
+            if self._group is not None:
+                with suppress(ProcessLookupError, PermissionError):  # gone, or a zombie only
+                    os.killpg(self._group, number)
 
 
 def die_with_parent() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -31,10 +31,10 @@ from server.link_state import FleetState
 from server.registry import SiteRegistry
 
 CLOCK_TOLERANCE_S = 300.0
+"""Wider than Flower's 5 s towards the future: clocks of hospitals differ, and the certificate is what counts."""
+
 MAX_INTEGER_BYTES, UNIQUE_BYTES = 66, 16
 """Of the random part of a signature (the largest curve's), and what is remembered of it: two are never alike."""
-
-"""Wider than Flower's 5 s towards the future: clocks of hospitals differ, and the certificate is what counts."""
 
 PUBLIC_KEY, SIGNATURE, TIMESTAMP = (
     name.lower().encode() for name in (FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER, TIMESTAMP_HEADER)
@@ -54,6 +54,43 @@ class AdmissionError(Exception):
     """The request is not let in; the sentence goes to the site, which may tell its own IT."""
 
 
+class Remembered:
+    """What came within a span of time, so that nothing is let in twice; it may be asked from several threads.
+
+        law: an entry is known for ``window_s`` at least, and is let go of by what comes two windows after it.
+
+    Memory is so bounded by what comes in two windows, whatever the length of the process's life.
+
+    Parameters
+    ----------
+    window_s : float
+    clock : callable
+        Seconds that never go back.
+    """
+
+    def __init__(self, window_s: float, clock: Callable[[], float] = monotonic) -> None:
+        self._window_s = window_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._now: set[bytes] = set()
+        self._before: set[bytes] = set()
+        self._turned = clock()
+
+    def __len__(self) -> int:
+        return len(self._now) + len(self._before)
+
+    def first_time(self, entry: bytes) -> bool:
+        """Remember an entry; False where it is known already."""
+        with self._lock:
+            at = self._clock()
+            if at > self._turned + self._window_s:
+                self._before, self._now, self._turned = self._now, set(), at
+            if entry in self._now or entry in self._before:
+                return False
+            self._now.add(entry)
+            return True
+
+
 class Admission:
     """Decides who is let in; follows the registry file.
 
@@ -70,9 +107,7 @@ class Admission:
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._peers: dict[str, Peer] = {}
-        self._seen: set[bytes] = set()
-        self._seen_before: set[bytes] = set()
-        self._turned = monotonic()
+        self._seen = Remembered(2 * CLOCK_TOLERANCE_S)
         self.follow()
 
     def follow(self) -> tuple[str, ...]:
@@ -113,7 +148,7 @@ class Admission:
             raise AdmissionError("node key and TLS certificate differ, or the signature is wrong")
         if abs(age) > CLOCK_TOLERANCE_S:
             raise AdmissionError(f"clocks differ by {age:.0f} s, at most {CLOCK_TOLERANCE_S:.0f} s are accepted")
-        if not self._first_time(unique):
+        if not self._seen.first_time(unique):
             raise AdmissionError("request was sent before")
         self._require_own_node(peer, request)
         return peer
@@ -130,16 +165,3 @@ class Admission:
             senders = {message.metadata.src_node_id for message in request.messages_list}
             if len(request.messages_list) != 1 or senders != {node_id}:
                 raise AdmissionError("reply names another sender")
-
-    def _first_time(self, unique: bytes) -> bool:
-        """False where a signature with this random part came while its time stamp was accepted.
-
-        Memory is bounded by time: what came before the last two turns is forgotten, and was too old before that.
-        """
-        with self._lock:
-            if monotonic() > self._turned + 2 * CLOCK_TOLERANCE_S:
-                self._seen_before, self._seen, self._turned = self._seen, set(), monotonic()
-            if unique in self._seen or unique in self._seen_before:
-                return False
-            self._seen.add(unique)
-            return True

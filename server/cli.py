@@ -125,6 +125,28 @@ def start(
 
 
 @coordinator_app.command()
+def submit(
+    study: Annotated[Path, typer.Argument(help="The study file, on this machine, which is the SuperLink's.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, journal and report; an interrupted run goes on.")],
+    connection: Annotated[str, typer.Option(help="Of the SuperLink, in $FLWR_HOME/config.toml.")],
+    app: Annotated[Path, typer.Option(help="fedrad's source folder.")] = Path(),
+    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the run.")] = 15.0,
+) -> None:
+    """Submit a study to an unmodified SuperLink and wait until it is complete; under [b]fedrad supervise[/], again.
+
+    A submission that was interrupted follows the run that it left behind. docs/stock_flower.md says more.
+    """
+    from common.config.loading import load
+    from common.config.study import StudyConfig
+    from server.submission import Submission
+
+    _stop_on_signals()
+    load(study, StudyConfig)  # a file with faults is told at once
+    console = Console(emoji=False)
+    Submission(app, connection, study, out, every_s).run(lambda text: console.print(text, highlight=False))
+
+
+@coordinator_app.command()
 def export(
     folder: RunFolder,
     into: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for what is written.")],

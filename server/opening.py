@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,26 @@ def open_run(
     write_atomic(folder / VERSIONS_FILE, json.dumps(versions(), indent=1).encode())
     journal = JsonLines(folder / JOURNAL_FILE, listener=listener)
     return StudyRun(folder, study, CheckpointStore(folder / "checkpoints", digest(study)), journal)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process: two that write the same checkpoints would spoil both.
+
+    Raises
+    ------
+    StateError
+        If another process holds it. Who dies holds nothing.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(f"another process runs the study in {folder}") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _require_same_versions(path: Path) -> None:

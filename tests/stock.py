@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from tests.deployment import REPOSITORY, stop, until
 
 BIN = Path(sys.executable).parent
 UP = "Uvicorn running"
+SUPERVISE = (sys.executable, "-m", "simulations", "supervise", "--longest-delay-s", "5", "--most-restarts", "1000")
 
 
 @dataclass
@@ -32,21 +34,24 @@ class StockFlower:
     """Processes of an unmodified Flower; none outlives the ``with`` statement.
 
     Certificates are those of the consortium's own authority; ``home`` receives keys, logs and one FLWR_HOME a process.
+    Where ``supervised``, each runs under `fedrad supervise`, and the SuperExec beside the SuperLink, not below it.
     """
 
     made: Consortium
     home: Path
     port: int = field(default_factory=free_port)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    supervised: bool = False
 
     @property
     def ca(self) -> Path:
         return self.made.hospital(self.made.hospitals[0]) / "keys" / "ca.pem"
 
     def start(self, name: str, command: Sequence[str | Path]) -> None:
+        watched = [*SUPERVISE, "--"] if self.supervised else []
         with self.log(name).open("ab") as output:
             self.running[name] = subprocess.Popen(
-                [str(part) for part in command],
+                [str(part) for part in (*watched, *command)],
                 cwd=self.home,
                 env=self.environment(name),
                 stdin=subprocess.DEVNULL,
@@ -87,28 +92,52 @@ class StockFlower:
         options = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
         address = ["--host", "127.0.0.1", "--port", str(self.port), "--database", self.home / "superlink.sqlite"]
         before = self.log("superlink").read_text().count(UP) if self.log("superlink").exists() else 0
+        if self.supervised:
+            self.secret.write_bytes(secrets.token_bytes(32))
+            options += ["--isolation", "process", "--superexec-auth-secret-file", str(self.secret)]
         self.start("superlink", [BIN / "flower-superlink", *tls, *options, *address])
         until(lambda: self.log("superlink").read_text().count(UP) > before, seconds=60)
 
-    def runs(self) -> bool:
-        """Whether a ServerApp is at work."""
-        return self.below_superlink("flwr-serverapp")
+    @property
+    def secret(self) -> Path:
+        return self.home / "superexec.secret"
 
-    def below_superlink(self, word: str) -> bool:
-        """Whether the SuperLink has a living process whose command holds ``word``."""
-        below = psutil.Process(self.running["superlink"].pid).children(recursive=True)
-        for found in below:
+    def start_superexec(self) -> None:
+        """Of a SuperLink that starts none itself."""
+        api = ["--runtime-api-address", f"127.0.0.1:{self.port}", "--root-certificates", self.ca]
+        self.start("superexec", [BIN / "flower-superexec", *api, "--superexec-auth-secret-file", self.secret])
+
+    def start_submission(self, app: Path, study: Path, out: Path) -> None:
+        self.connect("submission")
+        command = [sys.executable, "-m", "simulations", "coordinator", "submit", study, "--out", out]
+        self.start("submission", [*command, "--connection", "stock", "--app", app, "--every-s", "3"])
+
+    def connect(self, name: str) -> dict[str, str]:
+        """The environment of a process that knows the SuperLink as the connection ``stock``."""
+        environment = self.environment(name)
+        connection = f'address = "127.0.0.1:{self.port}"\nroot-certificates = "{self.ca}"\n'
+        (Path(environment["FLWR_HOME"]) / "config.toml").write_text(
+            f'[superlink]\ndefault = "stock"\n\n[superlink.stock]\n{connection}'
+        )
+        return environment
+
+    def below(self, name: str, word: str) -> bool:
+        """Whether a process that was started here has a living one below it whose command holds ``word``."""
+        return bool(self._below(name, word))
+
+    def _below(self, name: str, word: str) -> list[psutil.Process]:
+        alive = []
+        for found in psutil.Process(self.running[name].pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 if found.status() != psutil.STATUS_ZOMBIE and word in " ".join(found.cmdline()):
-                    return True
-        return False
+                    alive.append(found)
+        return alive
 
     def kill(self, name: str, *, child: str = "") -> None:
         """``kill -9`` of a process, or of the first one below it whose command holds ``child``."""
         process = psutil.Process(self.running[name].pid)
         if child:
-            below = process.children(recursive=True)
-            next(found for found in below if child in " ".join(found.cmdline())).kill()
+            self._below(name, child)[0].kill()
             return
         further = process.children(recursive=True)
         process.kill()
@@ -128,11 +157,7 @@ class StockFlower:
 
     def flwr(self, *arguments: str | Path) -> str:
         """What a ``flwr`` command prints; it must succeed."""
-        environment = self.environment("cli")
-        connection = f'address = "127.0.0.1:{self.port}"\nroot-certificates = "{self.ca}"\n'
-        (Path(environment["FLWR_HOME"]) / "config.toml").write_text(
-            f'[superlink]\ndefault = "stock"\n\n[superlink.stock]\n{connection}'
-        )
+        environment = self.connect("cli")
         done = subprocess.run(
             [BIN / "flwr", *map(str, arguments)], env=environment, cwd=self.home, capture_output=True, text=True
         )
@@ -182,9 +207,9 @@ class StockFlower:
 
 
 @contextmanager
-def stock_flower(made: Consortium, home: Path) -> Iterator[StockFlower]:
+def stock_flower(made: Consortium, home: Path, *, supervised: bool = False) -> Iterator[StockFlower]:
     home.mkdir()
-    flower = StockFlower(made, home)
+    flower = StockFlower(made, home, supervised=supervised)
     try:
         yield flower
     finally:

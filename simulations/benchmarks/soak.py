@@ -1,10 +1,11 @@
 """A long study whose processes are killed and whose cables are cut at random: what it ends with, and what it leaves.
 
 ``python -m simulations.benchmarks.soak --rounds 500`` runs the tiny study over a real coordinator and three sites with
-mutual TLS, each under `fedrad supervise`. While the first three fifths of the rounds run, a process of a random kind
-gets SIGKILL or a site's connection is cut, again and again; the rest is calm, so that growth can be measured. All sites
-take part in every round. At the end the parameters must be the bits of an undisturbed run in one process, and no
-process, socket, file descriptor, file or memory may be left over; exit code 1 where that does not hold.
+mutual TLS, each under `fedrad supervise`. Until shortly before the end a process of a random kind gets SIGKILL or a
+site's connection is cut, again and again; ``--disturbed 0.6`` leaves the last two fifths calm, so that growth can be
+measured in longer lives. All sites take part in every round. At the end the parameters must be the bits of an
+undisturbed run in one process, and no process, socket, file descriptor, file or memory may be left over; exit code 1
+where that does not hold.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from simulations.run import simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
 
 SITES = ("east", "north", "south")
-DISTURBED = 0.6
+DISTURBED = 0.95
 """Share of the rounds in which something dies."""
 
 WARM_UP = 0.25
@@ -51,31 +52,39 @@ SLOPE_LIMIT_MB = 2.0
 DESCRIPTOR_LIMIT = 3.0
 """In 100 rounds, as above; a connection more or less in the pool is no leak."""
 
-LEAST_ROUNDS = 20
+LEAST_ROUNDS = 60
 """Fewer tell nothing about growth."""
 
 SAMPLE_S = 0.5
 CUT_S = (0.5, 4.0)
 
 
+Sample = tuple[int, float, int]
+"""Rounds done, resident MB, file descriptors."""
+
+
 @dataclass
 class Life:
-    """One process over its life: samples of (rounds done, resident MB, file descriptors)."""
+    """One process over its life."""
 
-    samples: list[tuple[int, float, int]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
-    def settled(self, calm: float) -> list[tuple[int, float, int]]:
-        """Samples since round ``calm``, without the warm-up and the last round (the report is made in it)."""
+    def settled(self) -> list[Sample]:
+        """Samples without the warm-up and without the last round (the report is made in it)."""
         first, last = self.samples[0][0], self.samples[-1][0]
-        start = max(calm, first + WARM_UP * (last - first))
+        start = first + WARM_UP * (last - first)
         return [sample for sample in self.samples if start <= sample[0] < last]
 
-    def growth(self, calm: float = 0.0) -> tuple[float, float]:
+    def n_rounds(self) -> int:
+        """Rounds over which it settled."""
+        return len({sample[0] for sample in self.settled()})
+
+    def growth(self) -> tuple[float, float]:
         """Resident MB and file descriptors in 100 rounds, by least squares; zeros where there is too little to tell."""
-        settled = self.settled(calm)
-        if len({sample[0] for sample in settled}) < LEAST_ROUNDS:
+        if self.n_rounds() < LEAST_ROUNDS:
             return 0.0, 0.0
-        rounds, megabytes, descriptors = (np.array(column, dtype=float) for column in zip(*settled, strict=True))
+        columns = zip(*self.settled(), strict=True)
+        rounds, megabytes, descriptors = (np.array(column, dtype=float) for column in columns)
         return float(100 * np.polyfit(rounds, megabytes, 1)[0]), float(100 * np.polyfit(rounds, descriptors, 1)[0])
 
 
@@ -88,10 +97,14 @@ class Soak:
         What the sites connect through.
     rng : random.Random
         Decides who dies when.
+    disturbed : float
+        Share of the rounds in which somebody does.
     """
 
-    def __init__(self, made: Consortium, parties: Parties, relay: Relay, rng: random.Random) -> None:
-        self.made, self.parties, self.relay, self.rng = made, parties, relay, rng
+    def __init__(
+        self, made: Consortium, parties: Parties, relay: Relay, rng: random.Random, disturbed: float = DISTURBED
+    ) -> None:
+        self.made, self.parties, self.relay, self.rng, self.disturbed = made, parties, relay, rng, disturbed
         self.journal = JsonLines(made.run_folder / JOURNAL_FILE)
         self.lives: dict[str, dict[int, Life]] = {name: {} for name in (COORDINATOR, *SITES)}
         self.done: Counter[str] = Counter()
@@ -114,7 +127,7 @@ class Soak:
                 raise FederationError(f"{self.rounds()} of {rounds} rounds in {seconds:.0f} s:\n{lines}")
             n = self.rounds()
             self._sample(n)
-            if n < DISTURBED * rounds and monotonic() > next_disturbance:
+            if n < self.disturbed * rounds and monotonic() > next_disturbance:
                 self._disturb()
                 next_disturbance = monotonic() + every_s * self.rng.uniform(0.3, 1.7)
             if n >= told + rounds // 10:
@@ -218,13 +231,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("--every-s", type=float, default=8.0, help="mean seconds between two disturbances")
     parser.add_argument("--seconds", type=float, default=7200.0, help="give up after so long")
+    parser.add_argument("--disturbed", type=float, default=DISTURBED, help="share of the rounds in which they come")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        return _soak(Path(folder), options.rounds, options.every_s, options.seconds, options.seed)
+        return _soak(Path(folder), options)
 
 
-def _soak(folder: Path, rounds: int, every_s: float, seconds: float, seed: int) -> int:
+def _soak(folder: Path, options: argparse.Namespace) -> int:
+    rounds: int = options.rounds
+
     def tell(text: str) -> None:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -238,8 +254,9 @@ def _soak(folder: Path, rounds: int, every_s: float, seconds: float, seed: int) 
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     descriptors, started = psutil.Process().num_fds(), monotonic()
     with Relay(made.address, made.listen) as relay, Parties(Separation("folders")) as parties:
-        soak = Soak(made, parties, relay, random.Random(seed))  # noqa: S311 - who dies when, no secret
-        soak.run(rounds, every_s=every_s, seconds=seconds, tell=tell)
+        rng = random.Random(options.seed)  # noqa: S311 - who dies when, no secret
+        soak = Soak(made, parties, relay, rng, options.disturbed)
+        soak.run(rounds, every_s=options.every_s, seconds=options.seconds, tell=tell)
     faults = left_over(home, ports, before)
     if parameters_of(made.run_folder, study) != expected:
         faults.append("the final parameters are not the undisturbed run's")
@@ -254,7 +271,7 @@ def _soak(folder: Path, rounds: int, every_s: float, seconds: float, seed: int) 
     disturbances = ", ".join(f"{n} {kind}" for kind, n in sorted(soak.done.items()))
     tell(f"{rounds} rounds in {monotonic() - started:.0f} s; disturbances: {disturbances}")
     tell(f"final parameters: {', '.join(value[:16] for value in expected.values())}; equal: {not faults}")
-    faults += _growth(soak, DISTURBED * rounds, tell)
+    faults += _growth(soak, tell)
     for fault in faults:
         tell(f"FAULT: {fault}")
     return 1 if faults else 0
@@ -268,16 +285,18 @@ def _undisturbed(folder: Path, rounds: int) -> tuple[StudyConfig, dict[str, str]
     return study, parameters_of(folder / "run", study)
 
 
-def _growth(soak: Soak, calm: float, tell: Callable[[str], None]) -> list[str]:
-    """Print how every party's last life grew in the calm rounds; the faults among them."""
+def _growth(soak: Soak, tell: Callable[[str], None]) -> list[str]:
+    """Print how every party grew in the life of it that settled for the most rounds; the faults among them."""
     faults = []
     for party, lives in soak.lives.items():
-        life = max(lives.values(), key=lambda found: found.samples[-1][0])
-        settled = life.settled(calm) or life.samples
-        megabytes, descriptors = life.growth(calm)
+        life = max(lives.values(), key=Life.n_rounds)
+        if life.n_rounds() < LEAST_ROUNDS:
+            tell(f"{party}: {len(lives)} lives; none settled for {LEAST_ROUNDS} rounds, too few to tell growth")
+            continue
+        settled, (megabytes, descriptors) = life.settled(), life.growth()
         last = settled[-1]
         tell(
-            f"{party}: {len(lives)} lives; calm rounds {settled[0][0]}-{last[0]}, "
+            f"{party}: {len(lives)} lives; rounds {settled[0][0]}-{last[0]} of one, "
             f"{last[1]:.0f} MB ({megabytes:+.2f} MB / 100 rounds), "
             f"{last[2]} descriptors ({descriptors:+.2f} / 100 rounds)"
         )

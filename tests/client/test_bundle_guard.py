@@ -18,13 +18,13 @@ from flwr.app import Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.cli.build import build_fab_from_disk
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import ErrorCode, Status
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 from flwr.supernode.start_client_internal import _pull_and_store_message
@@ -71,14 +71,22 @@ class SuperNode:
         run_id: int = 5,
         kind: str = TaskType.SERVER_APP,
         object_s: float = 0.0,
+        ends: bool = False,
     ) -> None:
-        """A message of a run that comes with ``bundle``, as from a SuperLink."""
+        """A message of a run that comes with ``bundle``, as from a SuperLink; the run may end while it is fetched."""
         run = Run.create_empty(run_id)
         run.fab_id, run.fab_version, run.fab_hash = "fedrad/fedrad", "0.1.0", bundle_hash(bundle)
         run.series_id, run.primary_task_type = run_id, kind
         message = make_message(metadata=_metadata(run_id), content=record)
         message.metadata.__dict__["_message_id"] = message.object_id
         objects = {key: found.deflate() for key, found in get_all_nested_objects(message).items()}
+
+        def pull(_: int, key: str) -> bytes:
+            if ends:
+                raise RunNotRunningException
+            sleep(object_s)
+            return objects[key]
+
         stored = _pull_and_store_message(
             self.state,
             self._stores.store(),
@@ -86,11 +94,11 @@ class SuperNode:
             lambda: (message, get_object_tree(message)),
             lambda _: run,
             lambda *_: Fab(run.fab_hash, bundle, {}),
-            lambda _, key: (sleep(object_s), objects[key])[1],
+            pull,
             lambda *_: None,
             None,
         )
-        assert stored == run_id
+        assert stored == (None if ends else run_id)
 
     def reply(self) -> Message:
         (head,) = self.state.get_messages_legacy(is_reply=True)
@@ -181,6 +189,27 @@ def test_objects_that_come_after_the_task_are_waited_for(node: SuperNode, tmp_pa
     until(lambda: takes_one(node, tmp_path, bundle))
     receiving.join()
     assert encode(decode_message(node.reply().content, Limits())) == encode(Welcome("east", {}))
+
+
+def test_a_message_that_the_supernode_drops_holds_up_nobody(node: SuperNode, tmp_path: Path) -> None:
+    """The run ends while its message is fetched: the task stays, the objects never come, the next run's does."""
+    bundle = build_fab_from_disk(REPOSITORY)
+    node.receives(hello(), bundle, run_id=5, ends=True)
+    log = JsonLines(tmp_path / "log.jsonl")
+    hashes = {bundle_hash(bundle)}
+    with closing(GuardedExecutor(node.address, SECRET, greet, allowed=hashes, log=log)) as executor:
+        taking = threading.Thread(target=executor.take_one)
+        taking.start()
+        until(lambda: not node.state.get_tasks(statuses=[Status.PENDING]))
+        sleep(0.5)  # its objects are asked for
+        node.receives(hello(), bundle, run_id=6)
+        taking.join(10)
+        assert not taking.is_alive()
+        assert executor.take_one()
+    reply = node.reply()
+    assert reply.metadata.run_id == 6
+    assert encode(decode_message(reply.content, Limits())) == encode(Welcome("east", {}))
+    assert not node.state.get_tasks(statuses=[Status.PENDING, Status.STARTING, Status.RUNNING])
 
 
 def test_a_changed_bundle_is_another_one(node: SuperNode, tmp_path: Path) -> None:

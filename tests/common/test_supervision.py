@@ -127,6 +127,8 @@ time.sleep(60)
         process.send_signal(number)
         assert process.wait(10) == 5
     assert len(lives(tmp_path)) == 1
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert (last["reason"], last["signal"]) == ("stopped", int(number))
 
 
 def test_a_dead_command_leaves_nothing_behind_and_does_not_outlive_its_supervisor(tmp_path: Path) -> None:

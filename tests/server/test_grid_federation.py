@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import monotonic
 
@@ -23,14 +24,16 @@ from client.flower_app import app as client_app
 from common.config.loading import digest, load
 from common.config.study import StudyConfig
 from common.errors import Code, ConfigError, FederationError
+from common.federation import Answer
 from common.messages import Finish, Hello, Refusal, Welcome
 from common.wire import Limits, decode_message, encode_message
-from server import flower_app
-from server.flower_app import GridFederation, run_over_grid
+from server import flower_app, grid_federation
+from server.flower_app import run_over_grid
+from server.grid_federation import GridFederation
 from server.opening import open_run
 from simulations.run import simulate
 from simulations.tiny_study import tiny_consortium, write_cases, write_study
-from tests.deployment import REPOSITORY
+from tests.deployment import REPOSITORY, until
 from tests.over_flower import final_digests
 
 SITES = ("east", "north")
@@ -54,6 +57,7 @@ class MemoryGrid:
         self.nodes = nodes
         self.replies: dict[str, Message] = {}
         self.failing = 0
+        self.pushed = 0
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
@@ -66,7 +70,8 @@ class MemoryGrid:
                 metadata=Metadata(1, "", 1, metadata.dst_node_id, "", "", 0.0, 1e12, metadata.message_type),
                 content=message.content,
             )
-            sent.metadata.__dict__["_message_id"] = f"m{len(self.replies) + len(ids)}-{metadata.dst_node_id}"
+            sent.metadata.__dict__["_message_id"] = f"m{self.pushed}-{metadata.dst_node_id}"
+            self.pushed += 1
             ids.append(sent.metadata.message_id)
             reply = self.nodes[metadata.dst_node_id](sent)
             if reply is not None:
@@ -149,6 +154,88 @@ def test_silence_ends_at_the_deadline_and_names_the_site() -> None:
     assert "east did not answer" in events[-1]
 
 
+class Mortal:
+    """A node that dies with its first messages, for which Flower answers with ``code``."""
+
+    def __init__(self, code: int, deaths: int) -> None:
+        self.code, self.deaths = code, deaths
+        self.asked: list[str] = []
+
+    def __call__(self, message: Message) -> Message:
+        self.asked.append(message.metadata.message_id)
+        if len(self.asked) <= self.deaths:
+            return failing(self.code)(message)
+        return Message(encode_message(Refusal(Code.GATE)).record, reply_to=message)
+
+
+@pytest.mark.parametrize("code", grid_federation.LOST)
+def test_what_is_lost_with_a_node_is_asked_again_until_it_answers(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(grid_federation, "REPEAT_S", (0.01, 0.02))
+    made, grid, events = federation({5: named("east"), 7: named("north")})
+    made.sites()
+    node = Mortal(code, deaths=2)
+    grid.nodes[5] = node
+    answers = list(made.ask(dict.fromkeys(SITES, Finish(DIGEST, "completed")), deadline_s=20))
+    assert [(answer.site, code_of(answer.reply)) for answer in answers] == [("east", "gate"), ("north", "gate")]
+    assert len(set(node.asked)) == 3
+    assert events.count("east is asked again") == 2
+
+
+def test_a_node_that_goes_in_the_middle_is_asked_again_when_it_is_back_and_its_late_reply_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is the second in order, so nobody waits for it while it is away and back; it may have another number."""
+    monkeypatch.setattr(grid_federation, "POLL_S", (0.05,))
+    monkeypatch.setattr(grid_federation, "REPEAT_S", (0.01, 0.02))
+    late: list[Message] = []
+
+    def slow(message: Message) -> None:
+        late.append(Message(encode_message(Refusal(Code.PRIVACY)).record, reply_to=message))
+
+    for number in (7, 8):
+        made, grid, _ = federation({5: named("east"), 7: named("north")})
+        made.sites()
+        late.clear()
+        grid.nodes = {5: slow, 7: slow}  # type: ignore[dict-item]
+        looks: list[int] = []
+        grid.get_node_ids = lambda grid=grid, looks=looks: looks.append(1) or list(grid.nodes)  # type: ignore
+        answers = made.ask(dict.fromkeys(SITES, Finish(DIGEST, "completed")), deadline_s=30)
+        found: list[str] = []
+
+        def consume(answers: Iterator[Answer] = answers, found: list[str] = found) -> None:
+            found.extend(code_of(answer.reply) for answer in answers)
+
+        thread = threading.Thread(target=consume)
+        thread.start()
+        until(lambda looks=looks: len(looks) >= 2)  # type: ignore[misc]
+        del grid.nodes[7]
+        seen = len(looks)
+        until(lambda looks=looks, seen=seen: len(looks) > seen + 1)  # type: ignore[misc]
+        (former,) = [reply for reply in late if reply.metadata.reply_to_message_id.endswith("-7")]
+        grid.replies[former.metadata.reply_to_message_id] = former  # the late one
+        grid.nodes[number] = named("north")
+        (first,) = [reply for reply in late if reply.metadata.reply_to_message_id.endswith("-5")]
+        seen = len(looks)
+        until(lambda looks=looks, seen=seen: len(looks) > seen + 2, seconds=30)  # type: ignore[misc]
+        grid.replies[first.metadata.reply_to_message_id] = first
+        thread.join(30)
+        assert found == ["privacy", "gate"]
+
+
+def test_a_node_that_stays_away_is_silent_at_the_deadline_and_is_asked_the_next_time() -> None:
+    made, grid, events = federation({5: named("east"), 7: named("north")})
+    made.sites()
+    grid.nodes[5] = failing(ErrorCode.NODE_UNAVAILABLE)
+    started = monotonic()
+    answers = list(made.ask(dict.fromkeys(SITES, Finish(DIGEST, "completed")), deadline_s=0.6))
+    assert [code_of(answer.reply) for answer in answers] == ["site_silent", "gate"]
+    assert 0.6 <= monotonic() - started < 5
+    assert "east did not answer" in events[-1]
+    grid.nodes[5] = named("east")
+    answers = list(made.ask(dict.fromkeys(SITES, Finish(DIGEST, "completed")), deadline_s=5))
+    assert [code_of(answer.reply) for answer in answers] == ["gate", "gate"]
+
+
 def test_a_superlink_that_is_gone_for_a_moment_is_asked_again() -> None:
     made, grid, _ = federation({5: named("east")})
     made.sites()
@@ -158,9 +245,7 @@ def test_a_superlink_that_is_gone_for_a_moment_is_asked_again() -> None:
 
 
 def test_a_superlink_that_never_answers_does_not_hang_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
-    monkeypatch.setattr(flower_app, "GRACE_S", 0.1)
+    monkeypatch.setattr(grid_federation, "GRACE_S", 0.1)
     made, grid, _ = federation({5: named("east")})
     held = threading.Event()
     grid.get_node_ids = lambda: [held.wait(30)]  # type: ignore[method-assign, list-item]

@@ -149,23 +149,6 @@ def test_a_replayed_request_is_refused(door):
     assert detail(door.east.activate(twin)) == "request was sent before"
 
 
-def test_a_request_is_remembered_as_long_as_its_time_stamp_is_accepted_and_no_longer(door, monkeypatch):
-    """Ten minutes: stamped five minutes ahead, it would be accepted until five minutes after its time."""
-    clock = [0.0]
-    monkeypatch.setattr("server.admission.monotonic", lambda: clock[0])
-    admission = door.federation._listener._admission
-    admission._turned = 0.0
-    for at in (0.0, 599.0, 601.0, 1000.0, 1199.0):
-        clock[0] = at
-        assert admission._first_time(f"sent {at}".encode())
-    for at in (601.0, 1000.0, 1199.0, 599.0):
-        assert not admission._first_time(f"sent {at}".encode())
-    for at in (1799.0, 2400.5, 3001.0):
-        clock[0] = at
-        assert admission._first_time(f"sent {at}".encode())
-    assert len(admission._seen) + len(admission._seen_before) < 8
-
-
 @pytest.mark.parametrize("age_s", [-400, 400])
 def test_a_request_of_another_time_is_refused_and_told_by_how_much(door, age_s):
     refused = door.east.activate(door.east.headers(age_s=age_s))

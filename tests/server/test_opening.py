@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import StateError
 from common.version import versions
-from server.opening import VERSIONS_FILE, open_run
+from server.opening import VERSIONS_FILE, alone_in, open_run
 from tests.small_study import STUDY, write_study
 
 
@@ -30,3 +30,10 @@ def test_a_run_is_resumed_only_by_the_same_study_and_versions(tmp_path: Path) ->
     (run / VERSIONS_FILE).write_text("{")
     with pytest.raises(StateError, match="cannot be read"):
         open_run(study_file, run, resume=True)
+
+
+def test_a_folder_is_held_by_one_at_a_time_and_free_afterwards(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(StateError, match="another process runs"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass
