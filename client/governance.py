@@ -86,7 +86,7 @@ class Gate:
         self.approvals = Approvals(config.site, key)
         self._studies = {digest(study): study for study in studies}
         self._asked: dict[str, AskedQuestions] = {}
-        self._budget_head = ""
+        self._heads: dict[str, str] = {}
         self._case_lists: dict[str, str] = {}
         self.budget = PrivacyBudget.of(config)
         self.sums = SumsInLog()
@@ -165,27 +165,35 @@ class Gate:
             seconds=round(seconds, 3),
         )
 
-    def reserve(self, study_digest: str, events: Sequence[PrivacyEvent]) -> None:
+    def reserve(self, study_digest: str, events: Sequence[PrivacyEvent], own: PrivacyBudget | None = None) -> None:
         """Spend of this hospital's privacy budget, before anything is computed.
 
         Parameters
         ----------
         events : sequence of PrivacyEvent
             What the answer will cost; none where the study promises no differential privacy.
+        own : PrivacyBudget, optional
+            The study's own target at this hospital. It is asked first: who asks beyond it must not use up what the
+            hospital has for other studies.
 
         Raises
         ------
         GateError
             Code ``budget_exceeded``: more than is left; nothing was spent.
         StateError
-            If the budget's file was changed, or cannot be written.
+            If a ledger's file was changed or put back, or cannot be written.
         """
         if not events:
             return
-        self._require_same_budget(self.budget.head())
-        self.budget.reserve(study_digest, events)
-        head, spent = self.budget.head().strip(), self.budget.epsilon()
-        self.log.append("spent", durable=True, study=study_digest, epsilon=spent, budget_head=head)
+        ledgers = [self.budget] if own is None else [own, self.budget]
+        for ledger in ledgers:
+            self._require_same_ledger(ledger)
+        for ledger in ledgers:
+            ledger.reserve(study_digest, events)
+        values = {"budget_head": self.budget.head().strip()}
+        if own is not None:
+            values |= {"own_ledger": self._name_of(own), "own_head": own.head().strip()}
+        self.log.append("spent", durable=True, study=study_digest, epsilon=self.budget.epsilon(), **values)
 
     def note_refusal(self, request: Request, code: str, *, times: int) -> None:
         """Write down that a request was refused, for the so many-th time.
@@ -271,12 +279,16 @@ class Gate:
                     f"{self.rules.max_rounds} (gate.max_rounds)"
                 )
 
-    def _require_same_budget(self, head: str) -> None:
-        """Refuse a budget that was put back to an older state with both of its files: the log remembers its head."""
-        n_now, n_noted = (int(text.split()[0]) if text else 0 for text in (head, self._budget_head))
-        if n_now < n_noted or (n_now == n_noted and n_noted and head.split() != self._budget_head.split()):
+    def _name_of(self, ledger: PrivacyBudget) -> str:
+        return ledger.folder.relative_to(self.config.state).as_posix()
+
+    def _require_same_ledger(self, ledger: PrivacyBudget) -> None:
+        """Refuse a ledger that was put back to an older state with both of its files: the log remembers its head."""
+        head, noted = ledger.head(), self._heads.get(self._name_of(ledger), "")
+        n_now, n_noted = (int(text.split()[0]) if text else 0 for text in (head, noted))
+        if n_now < n_noted or (n_now == n_noted and n_noted and head.split() != noted.split()):
             raise StateError(
-                f"{self.budget.folder} holds {n_now} reservations, the audit log noted {n_noted}: it was put back"
+                f"{ledger.folder} holds {n_now} reservations, the audit log noted {n_noted}: it was put back"
             )
 
     def _take(self, entry: Entry) -> None:
@@ -288,7 +300,9 @@ class Gate:
         if entry["event"] == "left" and entry.get("case_list"):
             self._case_lists[str(entry["study"])] = str(entry["case_list"])
         if entry["event"] == "spent":
-            self._budget_head = str(entry["budget_head"])
+            self._heads[self._name_of(self.budget)] = str(entry["budget_head"])
+            if "own_ledger" in entry:
+                self._heads[str(entry["own_ledger"])] = str(entry["own_head"])
         if entry["event"] == "asked":
             question = Question(entry["about"], entry["question"], entry["landmarks"])
             self._asked.setdefault(entry["study"], AskedQuestions()).add(question)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from client.case_cache import CaseCache
@@ -39,8 +39,8 @@ from common.statistics.procedure import ask_cohorts, run
 NONE_LEARNED: Landmarks = {}
 
 
-def nothing_asked(_: Sequence[PrivacyEvent]) -> None:
-    """In place of the hospital's budget where nobody outside asks, and so nothing leaves."""
+Spend = Callable[[Sequence[PrivacyEvent], PrivacyBudget], None]
+"""Takes a cost from a study's own target, a ledger, and from what the hospital has for all studies; or raises."""
 
 
 @dataclass
@@ -65,8 +65,8 @@ class PreparedStudy:
 
     Parameters
     ----------
-    spend : callable
-        Takes the cost of an answer from the hospital's budget across studies, or raises (`client.governance`).
+    spend : callable, optional
+        Pays for an answer (`client.governance`). Where nobody outside asks, the study's own target alone pays.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class PreparedStudy:
         log: JsonLines,
         *,
         secret: str = "",
-        spend: Reserve = nothing_asked,
+        spend: Spend | None = None,
     ) -> None:
         if config.site not in [entry.name for entry in study.sites]:
             raise GateError(f"study {study.name} has no site {config.site}", code=Code.SITE_UNKNOWN)
@@ -235,31 +235,31 @@ class PreparedStudy:
         self._log.write("excluded", table=table, case=fault.case_id, code=fault.code, reason=fault.reason)
 
 
-def _private_release(study: StudyConfig, config: SiteConfig, spend: Reserve) -> PrivateRelease | None:
+def _private_release(study: StudyConfig, config: SiteConfig, spend: Spend | None) -> PrivateRelease | None:
     """Noise and ledger of a study with private statistics: its own target, kept on this hospital's disk."""
     private = study.privacy.statistics
     if private is None:
         return None
     key = digest(study)
     own = PrivacyBudget(config.state / "privacy" / key[:16], private.target_epsilon, private.target_delta)
-    return PrivateRelease(cost_of_a_question(study), _both(own, key, spend))
+    return PrivateRelease(cost_of_a_question(study), _paid_from(own, key, spend))
 
 
-def _training_ledger(study: StudyConfig, config: SiteConfig, spend: Reserve) -> Reserve | None:
+def _training_ledger(study: StudyConfig, config: SiteConfig, spend: Spend | None) -> Reserve | None:
     """Where the cost of each private round of training is written down: the study's own target at this hospital."""
     private = study.privacy.sample_level
     if private is None:
         return None
     key = digest(study)
     folder = config.state / "privacy" / key[:16] / "training"
-    return _both(PrivacyBudget(folder, private.target_epsilon, private.target_delta), key, spend)
+    return _paid_from(PrivacyBudget(folder, private.target_epsilon, private.target_delta), key, spend)
 
 
-def _both(own: PrivacyBudget, key: str, spend: Reserve) -> Reserve:
-    """The study's own target first: who asks beyond it must not use up what the hospital has for other studies."""
-
+def _paid_from(own: PrivacyBudget, key: str, spend: Spend | None) -> Reserve:
     def reserve(events: Sequence[PrivacyEvent]) -> None:
-        own.reserve(key, events)
-        spend(events)
+        if spend is None:
+            own.reserve(key, events)
+        else:
+            spend(events, own)
 
     return reserve

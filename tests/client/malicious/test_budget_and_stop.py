@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -73,6 +75,30 @@ def test_a_budget_put_back_with_both_of_its_files_is_found_by_the_audit_log(hosp
         path.write_bytes(content)
     with pytest.raises(StateError, match="holds 1 reservations, the audit log noted 2: it was put back"):
         hospital.open().gate.reserve(DIGEST, COSTLY)
+
+
+@pytest.mark.parametrize("how", ["put back", "deleted"])
+def test_a_studys_own_ledger_put_back_or_deleted_is_found_by_the_audit_log(hospital: Hospital, how: str):
+    """Else the study would be answered beyond its target, where the hospital's own budget has room."""
+    promise = "minimum_cases = 2, sample_level = { target_epsilon = 8, target_delta = 1e-3 }"
+    private = study(STUDY, ("minimum_cases = 2", promise))
+    hospital.studies = (private,)
+    request = train(study_digest=digest(private))
+    site = hospital.approved(private)
+    ledger = hospital.config.state / "privacy" / digest(private)[:16] / "training"
+    assert answered(site.answer(request))
+    before = {path: path.read_bytes() for path in ledger.iterdir()}
+    assert answered(site.answer(replace(request, round_number=2)))
+    rmtree(ledger)
+    n_left = 0
+    if how == "put back":
+        ledger.mkdir()
+        for path, content in before.items():
+            path.write_bytes(content)
+        n_left = 1
+    again = hospital.open()
+    reason = f"holds {n_left} reservations, the audit log noted 2: it was put back"
+    refused(again, replace(request, round_number=2), Code.STATE, reason)
 
 
 def test_a_stopped_hospital_answers_nothing_until_it_resumes(hospital: Hospital):
