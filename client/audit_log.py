@@ -40,9 +40,9 @@ from client.audit_chain import (
     sign_line,
     time_stamp,
 )
-from client.site_key import SiteKey, write_secret
+from client.site_key import SiteKey
 from common.errors import StateError
-from common.files import write_atomic
+from common.files import write_atomic, write_secret
 
 LOG_FILE, KEY_FILE, HEAD_FILE = "audit.jsonl", "audit.key", "audit.head"
 SLOT_BYTES = 512

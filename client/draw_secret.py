@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from common.errors import StateError
+from common.files import write_secret
 
 FILE = "draws.secret"
 
@@ -23,18 +24,8 @@ def draw_secret(state: Path) -> str:
         If it cannot be read or written, or is damaged.
     """
     path = state / FILE
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read(path)
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
-    secret = os.urandom(32).hex()
-    with os.fdopen(handle, "w") as stream:
-        stream.write(secret)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return secret
+    write_secret(path, os.urandom(32).hex().encode())
+    return _read(path)
 
 
 def _read(path: Path) -> str:

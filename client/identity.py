@@ -7,7 +7,6 @@ signature nothing without the connection.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from cryptography import x509
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from common.errors import StateError
+from common.files import write_secret
 
 KEY_FILE = "node.key"
 REQUEST_FILE = "node.csr"
@@ -30,20 +30,14 @@ def make_identity(folder: Path, *, site: str, key_file: str = KEY_FILE) -> bytes
     Raises
     ------
     StateError
-        If the key exists already.
+        If the key exists already, or cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ec.generate_private_key(ec.SECP384R1())
     path = folder / key_file
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise StateError(
-            f"{path} exists; a private key is never overwritten; to rotate it, name another file"
-        ) from error
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(pem)
+    if not write_secret(path, pem):
+        raise StateError(f"{path} exists; a private key is never overwritten; to rotate it, name another file")
     request = _signed_request(key, site)
     (folder / REQUEST_FILE).write_bytes(request)
     return request

@@ -6,7 +6,6 @@ Approvals of studies are signed with it, and it vouches for the key of the audit
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.identity import load_key
 from common.config.site import SiteConfig
-from common.errors import StateError
+from common.files import write_secret
 
 OWN_KEY = "site.key"
 """In the state folder, of a hospital without a coordinator."""
@@ -79,23 +78,3 @@ def _make(path: Path) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_secret(path, pem)
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """A new file that this user alone can read; whoever comes second leaves the first one's as it is.
-
-    Raises
-    ------
-    StateError
-        If it cannot be written.
-    """
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

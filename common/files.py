@@ -62,6 +62,38 @@ def _write_atomic(path: Path, content: bytes | Iterable[Buffer], *, durable: boo
         os.close(folder)
 
 
+def write_secret(path: Path, content: bytes) -> bool:
+    """A new file that this user alone can read, whole and on the disk, or none.
+
+    Returns
+    -------
+    bool
+        False where the file was there already, which stays as it is: who comes second reads the first one's.
+
+    Raises
+    ------
+    StateError
+        If it cannot be written.
+    """
+    if path.exists():
+        return False
+    try:
+        handle, partial = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.link(partial, path)  # unlike a rename it never replaces a file
+        finally:
+            Path(partial).unlink(missing_ok=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
+    return True
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove half-written files that a killed process left in ``folder``; those of a living one are left alone."""
     for partial in folder.glob(f"{PARTIAL}*"):

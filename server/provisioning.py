@@ -13,7 +13,6 @@ Sites make their keys themselves (`client.identity`) and hand over a signing req
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import StateError
+from common.files import write_secret
 from server.checkpoint import write_atomic
 from server.registry import Member, SiteRegistry
 
@@ -274,12 +274,8 @@ def _member(certificate: x509.Certificate) -> Member:
 
 def _write_private(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise StateError(f"{path} exists: a private key is never overwritten") from error
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(pem)
+    if not write_secret(path, pem):
+        raise StateError(f"{path} exists: a private key is never overwritten")
 
 
 def _load_private(path: Path) -> ec.EllipticCurvePrivateKey:

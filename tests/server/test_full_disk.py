@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from client.draw_secret import draw_secret
+from client.identity import make_identity
 from client.site import Site
 from client.site_file import load_site
 from common.config.loading import digest
@@ -103,19 +105,44 @@ def _write_until_full(journal: JsonLines) -> None:
         journal.write("full", text="x" * 100)
 
 
-def test_a_site_whose_disk_is_full_lets_nothing_out_and_answers_again_afterwards(disk: Disk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_site_that_cannot_write_lets_nothing_out_and_answers_again_afterwards(
+    disk: Disk, tmp_path: Path, how: str
+) -> None:
     made = tiny_consortium(_new(tmp_path / "made"), SITES, rounds=1)
     config, studies = load_site(made.hospital("east") / "site.toml")
     site = Site(config.model_copy(update={"state": disk.folder / "state", "coordinator": None}), studies)
     request = Hello(digest(studies[0]), versions())
     assert isinstance(site.answer(request), Welcome)
-    disk.fill()
+    disk.fill() if how == "full" else disk.read_only(True)
     replies = [site.answer(request) for _ in range(50)]
     assert isinstance(replies[-1], Refusal)
     assert replies[-1].code == Code.STATE
-    disk.free()
+    disk.free() if how == "full" else disk.read_only(False)
     assert isinstance(site.answer(request), Welcome)
     site.close()
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_site_that_begins_on_a_disk_it_cannot_write_says_so_and_begins_afterwards(
+    disk: Disk, tmp_path: Path, how: str
+) -> None:
+    """Nothing half-written stays that would stop it when there is room again."""
+    made = tiny_consortium(_new(tmp_path / "made"), SITES, rounds=1)
+    config, studies = load_site(made.hospital("east") / "site.toml")
+    own = config.model_copy(update={"state": disk.folder / "state", "coordinator": None})
+    own.state.mkdir()
+    disk.fill() if how == "full" else disk.read_only(True)
+    for begin in (
+        lambda: Site(own, studies),
+        lambda: draw_secret(own.state),
+        lambda: make_identity(own.state, site="east"),
+    ):
+        with pytest.raises(StateError, match=r"cannot (write|open) .*/disk/state/"):
+            begin()
+    disk.free() if how == "full" else disk.read_only(False)
+    assert make_identity(own.state, site="east")
+    assert isinstance(Site(own, studies).answer(Hello(digest(studies[0]), versions())), Welcome)
 
 
 def _new(folder: Path) -> Path:
