@@ -31,6 +31,9 @@ DEADLINE_S = 300.0
 """Of a round: a SuperNode that was killed counts as connected for a minute, and is let in again after that."""
 
 CRASHED = f"east answered with Flower's error {ErrorCode.CLIENT_APP_CRASHED}"
+TAKING, TAKEN_S = "Start `flwr-clientapp` process", 0.7
+"""What a ClientApp's process writes before it takes its message, and for how long it then loads fedrad at least."""
+
 WITHOUT_S = 10.0
 """How long the SuperLink is watched after its SuperExec died."""
 
@@ -97,9 +100,10 @@ def test_every_process_is_killed_once_and_nobody_does_anything(tmp_path: Path) -
             flower.kill(name, child=child)
             wait(flower, lambda: rounds_done() > before)
 
-        wait(flower, lambda: not flower.below("east", "flwr-clientapp"))  # the next one has answered nothing yet
+        started = flower.log("east").read_text().count(TAKING)
+        wait(flower, lambda: flower.log("east").read_text().count(TAKING) > started)
+        sleep(TAKEN_S)
         killed("east", "flwr-clientapp")
-        assert CRASHED in (out / "events.jsonl").read_text()
         killed("east", "flower-supernode")
         killed("north", "site supernode")
         assert submitted() == 1  # the run itself went on: the sites came back and were asked again
@@ -114,6 +118,7 @@ def test_every_process_is_killed_once_and_nobody_does_anything(tmp_path: Path) -
         assert flower.running["submission"].returncode == 0
         sites = [line["sites"] for line in journal.read() if line["event"] == "round"]
         assert sites == [len(SITES)] * len(sites)
+        assert CRASHED in (out / "events.jsonl").read_text()
 
 
 @pytest.mark.stock
