@@ -48,7 +48,7 @@ bench-secure-aggregation: $(STAMP)
 bench-private-statistics: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.private_statistics
 
-# About ten minutes on two idle cores; the generated cases stay in bench-privacy-out.
+# Some 20 minutes of CPU time on two cores; the generated cases (three cohorts) stay in bench-privacy-out.
 bench-privacy: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.privacy --write docs/privacy.md
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from client.outbound import centring_faults
 from common.config.loading import digest
+from common.config.private_networks import private_network_advice
 from common.config.site import SiteConfig
 from common.config.site_level import SiteLevelConfig, site_level_cost
 from common.config.study import StudyConfig
@@ -129,6 +130,7 @@ def _promises(study: StudyConfig) -> Iterator[str]:
             f"Training is differentially private for each case, by noise that is added here: epsilon "
             f"{own.target_epsilon:g}, delta {own.target_delta:g}, over the whole study."
         )
+        yield from private_network_advice(study)
     if privacy.statistics is not None:
         sums = privacy.statistics
         yield (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from common.config.private_networks import private_network_advice
 from common.config.study import StudyConfig
 from server.privacy_costs import SiteCost, training_costs
 from server.record import StudyResults
@@ -40,7 +41,7 @@ def privacy_section(results: StudyResults) -> PrivacySection:
     """The section of a study, finished or not."""
     privacy = results.study.privacy.sample_level
     rows = tuple(_row(cost) for cost in training_costs(results))
-    sentences = (*_sentences(results.study), *_few_cases(results), *privacy_notes(results))
+    sentences = (*_sentences(results.study), *_networks(results), *privacy_notes(results))
     return PrivacySection(sentences, f"{privacy.target_delta:g}" if privacy else "", rows)
 
 
@@ -58,6 +59,11 @@ def _row(cost: SiteCost) -> CostRow:
 def _shown(epsilon: float) -> str:
     """Two decimals, rounded up: a privacy loss is never printed smaller than it is."""
     return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else "infinite"
+
+
+def _networks(results: StudyResults) -> Iterator[str]:
+    yield from private_network_advice(results.study)
+    yield from _few_cases(results)
 
 
 def _few_cases(results: StudyResults) -> Iterator[str]:

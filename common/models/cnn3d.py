@@ -134,4 +134,4 @@ def smallest_patch(channels: Sequence[int]) -> int:
 
 def n_energies(n_channels: int) -> int:
     """Values that the fixed filters give of an image of ``n_channels``, the ROI not counted."""
-    return REGIONS * (MAPS_PER_CHANNEL + 1) * n_channels + 1
+    return (REGIONS * (MAPS_PER_CHANNEL + 1) + 1) * n_channels + 1

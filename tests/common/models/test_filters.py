@@ -15,7 +15,9 @@ from common.models.networks.filters import (
     SPREAD_UNIT,
     STEPS,
     _bands,
+    contrasts,
     energies,
+    moments,
     scattering,
     smoothed,
 )
@@ -70,9 +72,26 @@ def test_a_log_variance_in_the_roi_is_that_of_numpy():
     maps = scattering(image)
     inside = maps[0][:, roi[0, 0] > 0].numpy()
     expected = np.log((inside.var(axis=1) + SPREAD_FLOOR**2) / SPREAD_UNIT**2)
-    np.testing.assert_allclose(
-        energies(maps, roi, n_channels=1)[0, :MAPS_PER_CHANNEL].numpy(), expected, rtol=1e-3, atol=1e-3
-    )
+    _, found = moments(maps, roi)
+    np.testing.assert_allclose(found[0, 0].numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_contrasts_of_an_image_feel_a_gain_in_its_level_alone():
+    """Twice the amplitude is one number more in every log variance, of this channel only."""
+    log_variance = volume(2, 3, 2 * MAPS_PER_CHANNEL)
+    louder = log_variance.clone()
+    louder[:, :, 1::2] += 1.5  # of two channels the second
+    change = contrasts(louder, n_channels=2) - contrasts(log_variance, n_channels=2)
+    torch.testing.assert_close(change[:, :2], torch.tensor([[0.0, 1.5]] * 2))
+    assert float(change[:, 2:].abs().max()) < 1e-5
+
+
+def test_contrasts_lose_nothing_of_the_log_variances():
+    """As a linear map of one channel's 21 numbers they have full rank."""
+    n = 3 * MAPS_PER_CHANNEL
+    matrix = contrasts(torch.eye(n).reshape(n, 3, MAPS_PER_CHANNEL), n_channels=1)
+    assert matrix.shape == (n, n + 1)
+    assert int(torch.linalg.matrix_rank(matrix)) == n
 
 
 def test_patchy_texture_shows_in_the_second_order_where_the_first_is_equal():
@@ -82,7 +101,7 @@ def test_patchy_texture_shows_in_the_second_order_where_the_first_is_equal():
     loudness[8:] = 0.0
     patchy = noise * loudness * 2**0.5
     roi = torch.ones(1, 1, 16, 16, 16)
-    even, uneven = (energies(scattering(i), roi, n_channels=1)[0] for i in (noise, patchy))
+    even, uneven = (moments(scattering(i), roi)[1][0, 0] for i in (noise, patchy))
     assert abs(float(uneven[1] - even[1])) < 0.15  # order 1, finest band
     assert float(uneven[5] - even[5]) > 0.5  # order 2: coarse bands of its absolute value
 
