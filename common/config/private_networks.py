@@ -29,7 +29,7 @@ def private_network_advice(study: StudyConfig) -> Iterator[str]:
         ]
         if lacking:
             yield (
-                f"Network {entry.name} is trained under noise without {', '.join(lacking)}: networks with settings "
-                "for training without noise lost 0.13 of AUC and more at epsilon 8. See “A network for private "
+                f"Network {entry.name} is trained under noise without {', '.join(lacking)}: on generated "
+                "nodules a network without them lost 0.13 of AUC at epsilon 8. See “A network for private "
                 "training” in docs/privacy.md."
             )
