@@ -65,13 +65,21 @@ class PrivacyBudget:
         Made where it does not exist.
     epsilon, delta : float
         The budget, for all studies together, for as long as the file lives.
+
+    Raises
+    ------
+    StateError
+        If the folder cannot be made.
     """
 
     def __init__(self, folder: Path, epsilon: float, delta: float) -> None:
         self.folder = folder
         self.budget_epsilon = epsilon
         self.delta = delta
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"cannot write {folder}: {error.strerror or error}") from error
 
     @classmethod
     def of(cls, config: SiteConfig) -> PrivacyBudget:
@@ -180,7 +188,10 @@ class PrivacyBudget:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One process at a time."""
-        handle = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            handle = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StateError(f"cannot write {self.folder / LOCK_FILE}: {error.strerror or error}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

@@ -89,6 +89,10 @@ class Welcome:
     versions: Mapping[str, str]
 
 
+LONGEST_BUDGET_S = 600.0
+"""A hospital that prepares answers nothing else meanwhile, not even that the study is over."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prepare:
     """Read the manifest, check every case, harmonise images, extract features, for at most about ``budget_s`` seconds.
@@ -111,6 +115,8 @@ class Prepare:
 
     def __post_init__(self) -> None:
         _require_table(self.table)
+        if not 0 <= self.budget_s <= LONGEST_BUDGET_S:  # NaN too
+            raise ValueError(f"budget of {self.budget_s:g} s, expected 0 to {LONGEST_BUDGET_S:g}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,7 +95,7 @@ MESSAGES = st.one_of(
     MASKING,
     st.builds(Hello, NAMES, st.dictionaries(NAMES, NAMES, max_size=3), COUNTS),
     st.builds(Welcome, NAMES, st.dictionaries(NAMES, NAMES, max_size=3)),
-    st.builds(Prepare, NAMES, FLOATS, TABLES, LANDMARKS),
+    st.builds(Prepare, NAMES, st.floats(0, 600), TABLES, LANDMARKS),
     st.builds(_prepared, COUNTS, COUNTS, COUNTED, st.lists(NAMES, max_size=3)),
     st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, STEPS, st.just("training"), LANDMARKS),
     st.builds(AskStatistic, NAMES, COUNTS, NAMES, VALUES, st.just(()), TABLES, LANDMARKS),

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from common.arrays import Parameters
 from common.codec import ALLOWED_DTYPES, MAX_ARRAYS, MAX_HEADER_BYTES, decode, encode, encoded_size, message_digest
 from common.errors import MessageError
-from common.messages import REPLIES, REQUESTS, AskStatistic, Done, Hello, LocalUpdate, MaskedInput, StatisticSums, Train
+from common.messages import (
+    REPLIES,
+    REQUESTS,
+    AskStatistic,
+    Done,
+    Hello,
+    LocalUpdate,
+    MaskedInput,
+    Prepare,
+    StatisticSums,
+    Train,
+)
 from tests.common.messages_strategy import MESSAGES, same
 
 JSON = st.recursive(
@@ -235,3 +246,10 @@ def test_a_truncated_message_is_refused_wherever_it_ends_and_lost_or_reordered_a
     for broken in (arrays[:-1], [*arrays, arrays[0]], [], [arrays[0][:-1], *arrays[1:]], arrays[::-1]):
         with pytest.raises(MessageError, match=r"array|values"):
             decode(header, broken)
+
+
+@pytest.mark.parametrize("budget_s", ["1e9", "-1.0", '{"@float":"inf"}', '{"@float":"nan"}'])
+def test_a_hospital_cannot_be_kept_busy_without_end(budget_s):
+    header, arrays = encode(Prepare("d", 5.0))
+    with pytest.raises(MessageError, match="expected 0 to 600"):
+        decode(header.replace(b'"budget_s":5.0', f'"budget_s":{budget_s}'.encode()), arrays)

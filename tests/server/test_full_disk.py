@@ -12,6 +12,7 @@ import pytest
 
 from client.draw_secret import draw_secret
 from client.identity import make_identity
+from client.privacy_budget import PrivacyBudget
 from client.site import Site
 from client.site_file import load_site
 from common.config.loading import digest
@@ -19,7 +20,7 @@ from common.config.study import StudyConfig
 from common.errors import Code, FederationError, StateError
 from common.files import PARTIAL, write_atomic
 from common.journal import JsonLines
-from common.messages import Hello, Refusal, Welcome
+from common.messages import Hello, PrivacyEvent, Refusal, Welcome
 from common.version import versions
 from server.opening import open_run
 from server.training_state import TrainingState
@@ -143,6 +144,17 @@ def test_a_site_that_begins_on_a_disk_it_cannot_write_says_so_and_begins_afterwa
     disk.free() if how == "full" else disk.read_only(False)
     assert make_identity(own.state, site="east")
     assert isinstance(Site(own, studies).answer(Hello(digest(studies[0]), versions())), Welcome)
+
+
+def test_a_ledger_on_a_read_only_disk_refuses_and_says_which_file(disk: Disk) -> None:
+    ledger = PrivacyBudget(disk.folder / "budget", 8.0, 1e-5)
+    disk.read_only(True)
+    with pytest.raises(StateError, match=r"cannot write .*/budget/budget.lock: Read-only"):
+        ledger.reserve("d", [PrivacyEvent("gaussian", 2.0, 1.0, 1)])
+    with pytest.raises(StateError, match=r"cannot write .*/other: Read-only"):
+        PrivacyBudget(disk.folder / "other", 8.0, 1e-5)
+    disk.read_only(False)
+    ledger.reserve("d", [PrivacyEvent("gaussian", 2.0, 1.0, 1)])
 
 
 def _new(folder: Path) -> Path:
