@@ -125,7 +125,7 @@ def train_private(
     require_separable(module)
     module.to(device).train()
     optimiser = new_optimiser(module, settings)
-    gradients = _case_gradients(module, task)
+    gradients = case_gradients(module, task)
     sums = NoisedSums(trained_parameters(module), mechanism, data.n_cases, source)
     losses: list[float] = []
     with reproducible(), long_slices():
@@ -176,7 +176,7 @@ def require_separable(module: nn.Module) -> None:
 CaseGradients = Callable[[Tensor | None, Tensor | None, Tensor], tuple[list[Tensor], Tensor]]
 
 
-def _case_gradients(module: nn.Module, task: Task) -> CaseGradients:
+def case_gradients(module: nn.Module, task: Task) -> CaseGradients:
     """A function from a batch to each case's gradient, (B, ...) a parameter, and loss (B,)."""
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 

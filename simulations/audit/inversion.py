@@ -8,13 +8,18 @@ as the head). Over free voxels that fails on this network, whose pooling over th
 things lie: noise fits the gradient as well as anatomy. So patches are sought among what anatomy looks like: principal
 components of patches that the attacker holds, for example of hospitals of its own (the generative prior of Jeon et al.
 2021, "Gradient inversion with generative image prior", in its linear form), with a standard normal prior on their
-coefficients. The search starts at those of the attacker's own patches whose gradient fits best.
+coefficients.
+
+The search starts at those of the attacker's own patches whose gradients together fit best. An update of several cases
+is the mean of their gradients, so these are found one slot at a time with the others held (`matching_examples`), as in
+matching pursuit (Mallat and Zhang 1993): random draws of whole batches, all but never near, leave the search where it
+stands.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from client.training.dp_sgd import case_gradients
 from client.training.loop import Task, reproducible
 from client.training.optimisers import Adam
 from simulations.audit.similarity import Patch
@@ -29,6 +35,12 @@ from simulations.audit.similarity import Patch
 PRIOR_WEIGHT = 0.01
 """Of the mean squared coefficient beside a cosine distance; larger ones pull to the mean image."""
 LEARNING_RATE = 0.05
+
+PURSUITS, SWEEPS = 4, 12
+"""Beginnings of the search for a start, and rounds through all slots of each."""
+LARGEST_TABLE = 1 << 26
+"""Values of one table of gradients: for large models fewer patches are tried."""
+CASES_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +138,7 @@ def invert(
     table : Tensor, shape (B, F), optional
         Of a model that also reads a table.
     steps, starts : int
-        Optimisation steps, and guesses among the attacker's own patches that the best is taken of.
+        Optimisation steps, and how many of the attacker's own patches are tried for each case.
     """
     generator = torch.Generator().manual_seed(seed)
     module.eval()
@@ -135,7 +147,9 @@ def invert(
         return _distance(gradients(module, task, prior.patches(coefficients), table, targets), observed)
 
     with reproducible():
-        start = _best_start(prior, len(targets), starts, distance, generator)
+        start = matching_examples(
+            module, task, observed, targets, prior, table=table, starts=starts, generator=generator
+        )
         sought = nn.Parameter(start.clone())
         optimiser = Adam([sought])
         best, best_distance = start, float("inf")
@@ -152,13 +166,81 @@ def invert(
     return Reconstruction(prior.patches(chosen).numpy(), left_over)
 
 
-def _best_start(
-    prior: Prior, n_cases: int, starts: int, distance: Callable[[Tensor], Tensor], generator: torch.Generator
+def matching_examples(
+    module: nn.Module,
+    task: Task,
+    observed: Sequence[Tensor],
+    targets: Tensor,
+    prior: Prior,
+    *,
+    table: Tensor | None = None,
+    starts: int,
+    generator: torch.Generator,
 ) -> Tensor:
-    """The attacker's patches (as coefficients, (B, K)) whose gradient together fits best: the best of random draws."""
-    drawn = [torch.randint(len(prior.examples), (n_cases,), generator=generator) for _ in range(max(starts, 1))]
-    fits = [float(distance(prior.examples[rows]).detach()) for rows in drawn]
-    return prior.examples[drawn[int(np.argmin(fits))]]
+    """The attacker's patches (as coefficients, (B, K)) whose gradients together come closest to ``observed``.
+
+    Each layer counts by its distance over its own size; of a single case, whose gradient is no sum, by the angle alone.
+    Slots are filled and changed one after the other until none changes, from the empty batch and from random ones; the
+    closest end is taken.
+    """
+    sizes = [gradient.numel() for gradient in observed]
+    n_tried = max(1, min(starts, len(prior.examples), LARGEST_TABLE // sum(sizes)))
+    tried = prior.examples[torch.randperm(len(prior.examples), generator=generator)[:n_tried]]
+    norms = torch.stack([gradient.norm() + 1e-12 for gradient in observed])
+    whole = torch.cat([gradient.flatten() for gradient in observed]) * len(targets)  # the sum over cases
+    sought = _in_units(whole[None], sizes, norms)[0]
+    tables: dict[object, Tensor] = {}
+    of_slot: list[Tensor] = []
+    for slot, target in enumerate(targets):
+        key = target.item() if table is None else slot  # of images alone, cases of one outcome are tried alike
+        if key not in tables:
+            row = None if table is None else table[slot : slot + 1]
+            found = _gradient_table(module, task, prior.patches(tried), target, row)
+            tables[key] = _in_units(found, sizes, norms if len(targets) > 1 else None)
+        of_slot.append(tables[key])
+    ends = [_pursued(sought, of_slot, generator, is_random=bool(number)) for number in range(PURSUITS)]
+    return tried[min(ends)[1]]
+
+
+def _in_units(flat: Tensor, sizes: Sequence[int], norms: Tensor | None) -> Tensor:
+    """Gradients (n, P) with each layer divided by its part of ``norms``, or by its own norm where there are none."""
+    parts = torch.split(flat, list(sizes), dim=1)
+    units = [part.norm(dim=1, keepdim=True) + 1e-12 for part in parts] if norms is None else list(norms)
+    return torch.cat([part / unit for part, unit in zip(parts, units, strict=True)], dim=1)
+
+
+def _gradient_table(module: nn.Module, task: Task, patches: Tensor, target: Tensor, row: Tensor | None) -> Tensor:
+    """Gradients (n, P) of single cases with these patches, all with one outcome and row."""
+    gradient_of = case_gradients(module, task)
+    parts: list[Tensor] = []
+    for some in torch.split(patches, CASES_AT_ONCE):
+        rows = None if row is None else row.expand(len(some), -1)
+        found, _ = gradient_of(some, rows, target.expand(len(some)))
+        parts.append(torch.cat([gradient.flatten(1) for gradient in found], dim=1).detach())
+    return torch.cat(parts)
+
+
+def _pursued(
+    sought: Tensor, of_slot: Sequence[Tensor], generator: torch.Generator, *, is_random: bool
+) -> tuple[float, list[int]]:
+    """The squared distance that is left, and the row of each slot's table (n, P) whose sum has it."""
+    n_slots = len(of_slot)
+    chosen: list[int | None] = [None] * n_slots
+    if is_random:
+        chosen = torch.randint(len(of_slot[0]), (n_slots,), generator=generator).tolist()
+    squares = {id(table): table.square().sum(dim=1) for table in of_slot}
+    left = sought - sum((table[row] for table, row in zip(of_slot, chosen, strict=True) if row is not None), sought * 0)
+    for _ in range(SWEEPS):
+        before = list(chosen)
+        for slot in torch.randperm(n_slots, generator=generator).tolist():
+            table, row = of_slot[slot], chosen[slot]
+            if row is not None:
+                left = left + table[row]
+            best = int(torch.argmin(squares[id(table)] - 2 * (table @ left)))
+            left, chosen[slot] = left - table[best], best
+        if chosen == before:
+            break
+    return float(left.square().sum()), [row for row in chosen if row is not None]
 
 
 def _distance(found: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:

@@ -38,8 +38,8 @@ from simulations.audit.updates import (
 from simulations.audit.workers import in_workers
 
 PICTURED = 4
-STARTS = 240
-"""Guesses among the attacker's own patches before the search."""
+STARTS = 960
+"""Of the attacker's own patches that are tried for each case before the search."""
 
 
 @dataclass(frozen=True)

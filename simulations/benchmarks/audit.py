@@ -25,7 +25,7 @@ from simulations.simulate import run_simulation
 N_CASES = 120
 """Of each of the three hospitals that train."""
 
-PLAN = AuditPlan(what_if=(PRIVATE, SECURE_SUM), shadows=24, victims=3, batches=(1, 8), steps=150, processes=2)
+PLAN = AuditPlan(what_if=(PRIVATE, SECURE_SUM), shadows=24, victims=6, batches=(1, 2, 4, 8), steps=100, processes=2)
 
 
 def main(folder: Path) -> None:
