@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 MAPS_PER_CHANNEL = 7
 """Of the fixed filters: the image, three bands, three bands of absolute bands."""
-LARGEST_LOGARITHM = 6.0
-"""Of a variance or share that the fixed filters measure: their floors lie above exp(-6) of their units."""
+LARGEST_CONTRAST = 24.0
+"""Of logarithms between -6 and 6 (a variance's floor lies above exp(-6) of its unit), at the largest gain, of 2."""
 REGIONS = 3
 """In which the fixed filters' maps are measured: the ROI, its core, its shell."""
 
@@ -77,8 +77,8 @@ class TrunkConfig(BaseModel):
 
     @property
     def largest_feature(self) -> float:
-        """No feature before its mean is taken off is larger in size: normalised values, and logarithms with a floor."""
-        return max(math.sqrt(self.n_pooled), LARGEST_LOGARITHM if self.filters == "scattering" else 0.0)
+        """No feature before its mean is taken off is larger in size: normalised values, and contrasts of logarithms."""
+        return max(math.sqrt(self.n_pooled), LARGEST_CONTRAST if self.filters == "scattering" else 0.0)
 
     def n_maps(self, n_channels: int) -> int:
         """Channels that the first stage sees of ``n_channels``, the ROI counted in both."""

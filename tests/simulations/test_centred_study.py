@@ -22,7 +22,7 @@ CENTRED = STUDY.replace("channels = [8]", 'channels = [8], filters = "scattering
 INT8 = CENTRED.replace("federated = {", 'federated = { compression = { kind = "int8" },')
 MASK = (
     "privacy = { minimum_cases = 2 }",
-    "privacy = { minimum_cases = 2, secure_aggregation = { most_cases = 50, value_bound = 6 } }",
+    "privacy = { minimum_cases = 2, secure_aggregation = { most_cases = 50, value_bound = 24 } }",
 )
 
 

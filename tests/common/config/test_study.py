@@ -122,7 +122,7 @@ def test_a_centred_model_and_a_code_that_leaves_values_out_do_not_fit():
     assert [found for found in faults_of(text) if "centred" in found] == [f"file: {fault}"]
 
 
-@pytest.mark.parametrize(("bound", "sample_level", "needed"), [(5, "", 6), (6, "", 0), (11, "sample_level", 12)])
+@pytest.mark.parametrize(("bound", "sample_level", "needed"), [(23, "", 24), (24, "", 0), (47, "sample_level", 48)])
 def test_masked_sums_have_room_for_the_means_of_a_centred_model(bound: int, sample_level: str, needed: int):
     text = changed("channels = [8],", 'channels = [8], filters = "scattering", centred = true,')
     private = "sample_level = { target_epsilon = 8.0, target_delta = 1e-5, clipping_norm = 1.0 }\n" * bool(sample_level)
