@@ -16,7 +16,7 @@ from client.training.dp_sgd import (
     LOSS_SHARE,
     Mechanism,
     NoisedSums,
-    _case_gradients,
+    case_gradients,
     poisson_sample,
     require_separable,
     train_private,
@@ -85,7 +85,7 @@ def test_gradients_of_single_cases_are_those_of_opacus(kind: str):
     from opacus import GradSampleModule
 
     data, module = cohort(4), built(kind)
-    found, losses = _case_gradients(module, TASK)(data.images, data.table, data.targets)
+    found, losses = case_gradients(module, TASK)(data.images, data.table, data.targets)
     hooked = GradSampleModule(built(kind), loss_reduction="sum", strict=True)
     expected = TASK.loss(hooked(data.images, data.table), data.targets)
     expected.sum().backward()
@@ -128,7 +128,7 @@ def test_a_penalty_on_the_weights_is_that_of_the_plain_loop():
 def test_one_case_more_moves_the_sum_by_no_more_than_the_clipping_norm(kind: str, norm: float):
     module, data = built(kind), cohort(CASES_AT_ONCE // 8)
     mechanism = replace(LITTLE_NOISE, clipping_norm=norm)
-    gradients, losses = _case_gradients(module, TASK)(data.images, data.table, data.targets)
+    gradients, losses = case_gradients(module, TASK)(data.images, data.table, data.targets)
     sums = []
     for n in range(data.n_cases + 1):
         own = NoisedSums(trained_parameters(module), mechanism, data.n_cases, SystemNoise(KEY))
