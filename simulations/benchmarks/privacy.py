@@ -28,7 +28,7 @@ from common.config.site import SiteConfig
 from common.config.study import StudyConfig
 from common.evaluation.uncertainty import Estimate
 from common.journal import JsonLines
-from common.messages import Prepare
+from common.messages import Prepare, Prepared
 from server.checkpoint import CheckpointStore, write_atomic
 from server.courses import FEDERATED, groups_of
 from server.opening import JOURNAL_FILE, STUDY_FILE
@@ -166,7 +166,9 @@ def prepare(folder: Path, *, cohort: int, model: Model) -> None:
     study = read(study_text(model, float("inf"), TEST_FRACTION, DELTA))
     for hospital in TRAINING_HOSPITALS:
         site = Site(site_config(hospital, folder), [study], secret="")
-        site.answer(Prepare(digest(study), float("inf")))
+        reply = site.answer(Prepare(digest(study)))
+        while isinstance(reply, Prepared) and reply.n_pending:
+            reply = site.answer(Prepare(digest(study)))
         site.close()
 
 
