@@ -13,7 +13,7 @@ from server.checkpoint import CheckpointStore
 from server.training_state import TrainingState, unit_name
 from simulations.audit.audit import audit
 from simulations.audit.plan import AuditPlan
-from simulations.audit.protections import NONE, PRIVATE, SECURE_SUM
+from simulations.audit.protections import NONE, NOT_USED, PRIVATE, SECURE_SUM
 from simulations.audit.report import terminal_table, write_report
 from simulations.audit.subject import FOLD, open_subject
 from tests.simulations.audit.subjects import study, subject, with_trainings
@@ -76,6 +76,45 @@ def test_a_second_audit_repeats_no_training_and_finds_the_same(audited):
     assert told
     assert again == []
     assert second == result
+
+
+PLAIN = "privacy = { minimum_cases = 1 }"
+UNIFORM = 'federated = { strategy = { kind = "fedavg", weighting = "uniform" } }'
+PROTECTED = {
+    "sample level": (", sample_level = { target_epsilon = 8, target_delta = 1e-3 }", "", (PRIVATE,)),
+    "site level": (
+        ", site_level = { clipping_norm = 0.5, noise_multiplier = 1, target_delta = 1e-3 }",
+        UNIFORM,
+        (PRIVATE,),
+    ),
+    "masks": (", secure_aggregation = {}", "", (SECURE_SUM,)),
+    "int8": ("", 'federated = { compression = { kind = "int8" } }', ()),
+}
+"""Of a study's privacy, what else it needs, and what the audit calls it."""
+
+
+@pytest.mark.parametrize("protection", PROTECTED)
+def test_a_study_that_protects_itself_is_judged_by_what_its_protection_leaves(tmp_path: Path, protection: str):
+    asked, federated, used = PROTECTED[protection]
+    changes = (
+        (PLAIN, f"privacy = {{ minimum_cases = 1{asked} }}\n{federated}"),
+        ('{ name = "b" }', '{ name = "b" }, { name = "c" }'),
+    )
+    of = with_trainings(subject(tmp_path, study(*changes), n_cases={"a": 40, "b": 30, "c": 30}), "logistic")
+    plan = AuditPlan(
+        attacks=("membership", "inversion"), models=("logistic",), shadows=8, victims=1, batches=(1,), steps=2
+    )
+    result, _ = audit(of, plan, tell=lambda _: None)
+    assert result.findings
+    for finding in result.findings:
+        assert finding.used == used
+        for name in (PRIVATE, SECURE_SUM):
+            assert (finding.cells[name].note == NOT_USED) == (name not in used)
+        if finding.attack == "exact inversion":
+            assert finding.cells[NONE].value == pytest.approx(1.0, abs=1e-4)
+            assert finding.as_run() is finding.cells[used[0] if used else NONE]
+            # noise of the site level is the coordinator's own, so it sees single updates without
+            assert (finding.as_run().value < 0.9) == (protection in ("sample level", "masks"))
 
 
 def test_other_cases_than_the_studys_are_noticed(tmp_path: Path):
