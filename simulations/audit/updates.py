@@ -149,7 +149,8 @@ def reconstruct(
     targets = task.targets(subject.datasets[victims.site].outcome.take(victims.rows))
     module = _module(subject, entry)
     table = _table(subject, victims) if entry.model.needs_table else None
-    observed = [torch.from_numpy(np.asarray(-delta[name], dtype=np.float32)) for name, _ in module.named_parameters()]
+    taken = {name: np.asarray(-delta[name] / LEARNING_RATE, dtype=np.float32) for name in delta}
+    observed = [torch.from_numpy(taken[name]) for name, _ in module.named_parameters()]
     result = invert(module, task, observed, targets, prior, table=table, steps=steps, starts=starts)
     truth, mean = patches[victims.rows], prior.mean.numpy()
     found = result.patches[paired(result.patches, truth, mean)]

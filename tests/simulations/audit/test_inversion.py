@@ -87,6 +87,17 @@ def test_a_batch_of_patches_that_the_attacker_holds_is_found_out_of_hundreds(of)
     assert sum(hit) == len(rows)
 
 
+def test_an_attacker_who_holds_the_patches_of_a_batch_finds_all_of_them_in_the_update(of):
+    entry = of.study.study_model("cnn")
+    victims = draw_victims(of, batch=3, number=0)
+    study = worst_case(of.study, entry, 3)
+    delta = update_of(of, study, study.study_model("cnn"), victims).delta
+    prior = learn_prior(of.datasets[victims.site].patches, n_components=512)
+    found = reconstruct(of, entry, victims, delta, prior, steps=1, starts=len(prior.examples))
+    assert found.ranks == (1, 1, 1)
+    assert min(case.beyond_mean for case in found.similarities) > 0.9
+
+
 def test_inversion_repeats_itself(of):
     victims = draw_victims(of, batch=2, number=1)
     study = worst_case(of.study, of.study.study_model("cnn"), 2)
