@@ -44,6 +44,7 @@ bench-statistics: $(STAMP)
 
 bench-secure-aggregation: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.secure_aggregation
+	$(BIN)/python -m simulations.benchmarks.masked_rounds
 
 bench-private-statistics: $(STAMP)
 	$(BIN)/python -m simulations.benchmarks.private_statistics

@@ -39,7 +39,7 @@ class NodeConnection:
     ca : Path
         The only authority that is trusted for the coordinator's certificate.
     node_key, certificate : Path
-        This site's P-384 key and its certificate, for TLS and for Flower's signatures alike.
+        This site's key and its certificate, for TLS and for Flower's signatures alike.
     """
 
     address: str

@@ -1,6 +1,6 @@
 """The site's own key and its signing request: made at the hospital, so that the private key never travels.
 
-One P-384 key is both the Flower node key, which signs every request, and the key of the TLS client certificate. The
+One key (P-256) is both the Flower node key, which signs every request, and the key of the TLS client certificate. The
 coordinator's listener compares the two, so a stolen certificate is worth nothing without the key, and a stolen
 signature nothing without the connection.
 """
@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from common.errors import StateError
 from common.files import write_secret
+from common.privacy.signing import NODE_CURVES
 
 KEY_FILE = "node.key"
 REQUEST_FILE = "node.csr"
@@ -33,7 +34,7 @@ def make_identity(folder: Path, *, site: str, key_file: str = KEY_FILE) -> bytes
         If the key exists already, or cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = ec.generate_private_key(NODE_CURVES[0]())
     path = folder / key_file
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     if not write_secret(path, pem):
@@ -49,14 +50,14 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     Raises
     ------
     StateError
-        If the file is missing, damaged, protected by a pass phrase, or holds another kind of key than P-384.
+        If the file is missing, damaged, protected by a pass phrase, or holds another kind of key than P-256 or P-384.
     """
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise StateError(f"node key {path} cannot be read: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise StateError(f"node key {path} is not a P-384 key")
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, NODE_CURVES):
+        raise StateError(f"node key {path} is no key of P-256 or P-384")
     return key
 
 

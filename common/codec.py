@@ -1,9 +1,9 @@
 """Messages <-> a JSON header and a few arrays. No pickle; sizes and dtypes are checked before anything is built.
 
 A message becomes ``(header, arrays)``: the header is JSON in which each array is replaced by its index, and
-`Parameters` by their layout and the index of one flat array a dtype (a transport's cost grows with the number of
-arrays, so all tensors travel as one). Decoding is driven by the dataclass's own annotations: an unknown kind, a
-missing, unknown or mistyped field, a bad dtype or a size that does not add up is refused with `MessageError`.
+`Parameters` and other named arrays by their layout and the index of one flat array a dtype (`common.packing`). Decoding
+is driven by the dataclass's own annotations: an unknown kind, a missing, unknown or mistyped field, a bad dtype or a
+size that does not add up is refused with `MessageError`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy.typing as npt
 from common.arrays import Parameters
 from common.errors import MessageError
 from common.masking_messages import KeysAdvertised
-from common.messages import REPLIES, REQUESTS, Difference, Message, PrivacyEvent, Question, TableStep
+from common.messages import REPLIES, REQUESTS, Difference, Message, PrivacyEvent, Question, Sums, TableStep
+from common.packing import Array, checked_shape, pack, unpack
 
-Array = npt.NDArray[np.generic]
 Encoded = tuple[bytes, list[Array]]
 
 ALLOWED_DTYPES = ("<f8", "<f4", "<f2", "<i8", "<i4", "<u8", "<u4", "<u2", "|u1", "|i1", "|b1")
@@ -36,13 +36,15 @@ MAX_ITEMS = 1 << 18
 
 MAX_INT = 2**63
 MAX_DIGITS = 20
-MAX_VALUES = 2**40
-"""Bound of each side of a shape and of the product of all sides."""
 
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in (*REQUESTS, *REPLIES)}
 _NESTED: tuple[type, ...] = (TableStep, PrivacyEvent, KeysAdvertised, Difference)
+_PACKED: tuple[Any, ...] = (Parameters, Sums)
 _QUESTIONS: tuple[type, ...] = typing.get_args(Question)
-_HINTS: dict[type, dict[str, Any]] = {cls: typing.get_type_hints(cls) for cls in (*_TYPES.values(), *_NESTED)}
+_HINTS: dict[type, dict[str, Any]] = {
+    cls: {field.name: typing.get_type_hints(cls)[field.name] for field in dataclasses.fields(cls)}
+    for cls in (*_TYPES.values(), *_NESTED)
+}
 
 
 def encode(message: Message) -> Encoded:
@@ -134,7 +136,10 @@ def _float(digits: str) -> float:
 
 
 def _fields(value: Any, arrays: list[Array]) -> dict[str, Any]:
-    return {f.name: _plain(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+    return {
+        name: (_plain_packed if hint in _PACKED else _plain)(getattr(value, name), arrays)
+        for name, hint in _HINTS[type(value)].items()
+    }
 
 
 def _plain(value: Any, arrays: list[Array]) -> Any:
@@ -150,7 +155,7 @@ def _plain(value: Any, arrays: list[Array]) -> Any:
     if isinstance(value, np.ndarray):
         return {"@": _append(value, arrays), "shape": list(value.shape)}
     if isinstance(value, Parameters):
-        return _plain_parameters(value, arrays)
+        return _plain_packed(value, arrays)
     if isinstance(value, tuple | list):
         return [_plain(item, arrays) for item in value]
     if isinstance(value, Mapping):
@@ -162,6 +167,11 @@ def _plain(value: Any, arrays: list[Array]) -> Any:
     raise MessageError(f"a message cannot carry a {type(value).__name__}")
 
 
+def _plain_packed(named: Mapping[str, Array], arrays: list[Array]) -> dict[str, Any]:
+    layout, flat = pack(named)
+    return {"layout": layout, "packed": {dtype: _append(array, arrays) for dtype, array in flat.items()}}
+
+
 def _append(array: Array, arrays: list[Array]) -> int:
     wire = np.ascontiguousarray(array).reshape(-1)
     wire = wire.astype(wire.dtype.newbyteorder("<"), copy=False)
@@ -171,22 +181,12 @@ def _append(array: Array, arrays: list[Array]) -> int:
     return len(arrays) - 1
 
 
-def _plain_parameters(parameters: Parameters, arrays: list[Array]) -> dict[str, Any]:
-    packed: dict[str, list[Array]] = {}
-    for array in parameters.values():
-        packed.setdefault(array.dtype.newbyteorder("<").str, []).append(array.reshape(-1))
-    index = {dtype: _append(np.concatenate(parts), arrays) for dtype, parts in packed.items()}
-    layout = [[name, list(a.shape), a.dtype.newbyteorder("<").str] for name, a in parameters.items()]
-    return {"layout": layout, "packed": index}
-
-
 def _build(cls: type, body: Any, reader: _Reader) -> Any:
-    names = [f.name for f in dataclasses.fields(cls)]
-    if not isinstance(body, dict) or sorted(body) != sorted(names):
-        got = sorted(body) if isinstance(body, dict) else type(body).__name__
-        raise MessageError(f"{cls.__name__} has fields {got}, expected {sorted(names)}")
     hints = _HINTS[cls]
-    values = {name: _read(hints[name], body[name], reader, f"{cls.__name__}.{name}") for name in names}
+    if not isinstance(body, dict) or body.keys() != hints.keys():
+        got = sorted(body) if isinstance(body, dict) else type(body).__name__
+        raise MessageError(f"{cls.__name__} has fields {got}, expected {sorted(hints)}")
+    values = {name: _read(hint, body[name], reader, f"{cls.__name__}.{name}") for name, hint in hints.items()}
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
@@ -194,6 +194,8 @@ def _build(cls: type, body: Any, reader: _Reader) -> Any:
 
 
 def _read(hint: Any, value: Any, reader: _Reader, where: str) -> Any:
+    if hint in _PACKED:
+        return (_read_parameters if hint is Parameters else _read_packed)(value, reader, where)
     origin = typing.get_origin(hint)
     if origin is Literal:
         return _checked(value, value in typing.get_args(hint) and isinstance(value, str), hint, where)
@@ -207,8 +209,6 @@ def _read(hint: Any, value: Any, reader: _Reader, where: str) -> Any:
         return {key: _read(typing.get_args(hint)[1], item, reader, f"{where}[{key}]") for key, item in value.items()}
     if origin is np.ndarray:
         return _read_array(value, reader, where)
-    if hint is Parameters:
-        return _read_parameters(value, reader, where)
     if hint in _NESTED:
         return _build(hint, value, reader)
     return _read_scalar(hint, value, where)
@@ -262,47 +262,23 @@ def _checked(value: Any, ok: bool, hint: Any, where: str) -> Any:
     return value
 
 
-def _shape(value: Any, where: str) -> tuple[int, ...]:
-    ok = isinstance(value, list) and len(value) <= 8
-    ok = ok and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < MAX_VALUES for n in value)
-    ok = ok and math.prod(max(n, 1) for n in value) < MAX_VALUES
-    return tuple(_checked(value, ok, "a shape", where))
-
-
 def _read_array(value: Any, reader: _Reader, where: str) -> Array:
     if not isinstance(value, dict) or value.keys() != {"@", "shape"}:
         raise MessageError(f"{where}: expected an array")
-    array, shape = reader.take(value["@"]), _shape(value["shape"], where)
+    array, shape = reader.take(value["@"]), checked_shape(value["shape"], where)
     if math.prod(shape) != array.size:
         raise MessageError(f"{where}: {array.size} values for shape {shape}")
     return array.reshape(shape)
 
 
-def _read_parameters(value: Any, reader: _Reader, where: str) -> Parameters:
+def _read_packed(value: Any, reader: _Reader, where: str) -> dict[str, Array]:
     if not isinstance(value, dict) or value.keys() != {"layout", "packed"} or not isinstance(value["packed"], dict):
-        raise MessageError(f"{where}: expected parameters")
-    flat = {dtype: reader.take(index) for dtype, index in value["packed"].items()}
-    start = dict.fromkeys(flat, 0)
-    parts: dict[str, npt.NDArray[np.floating]] = {}
-    for entry in _checked(value["layout"], isinstance(value["layout"], list), "a layout", where):
-        if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], str) or entry[0] in parts:
-            raise MessageError(f"{where}: broken layout entry")
-        name, shape, dtype = entry[0], _shape(entry[1], where), entry[2]
-        size = math.prod(shape)
-        if (
-            not isinstance(dtype, str)
-            or dtype not in flat
-            or flat[dtype].dtype.str != dtype
-            or start[dtype] + size > flat[dtype].size
-        ):
-            raise MessageError(f"{where}: {name} of dtype {dtype} exceeds the packed values")
-        parts[name] = typing.cast(
-            npt.NDArray[np.floating], flat[dtype][start[dtype] : start[dtype] + size].reshape(shape)
-        )
-        start[dtype] += size
-    if any(start[dtype] != array.size for dtype, array in flat.items()):
-        raise MessageError(f"{where}: packed values are left over")
+        raise MessageError(f"{where}: expected a layout and packed arrays")
+    return unpack(value["layout"], {dtype: reader.take(index) for dtype, index in value["packed"].items()}, where)
+
+
+def _read_parameters(value: Any, reader: _Reader, where: str) -> Parameters:
     try:
-        return Parameters(parts)
+        return Parameters(typing.cast(Mapping[str, npt.NDArray[np.floating]], _read_packed(value, reader, where)))
     except TypeError as error:
         raise MessageError(f"{where}: {error}") from error

@@ -1,8 +1,9 @@
 """Messages <-> Flower records: the header and ONE packed array, checked before anything is allocated.
 
-The cost of Flower grows with the number of objects in a message, so a message is at most a `ConfigRecord` (header of
-`common.codec` and the table of its arrays) and an `ArrayRecord` with one raw array that holds all arrays one after the
-other, each starting at a multiple of `ALIGNMENT` bytes.
+The cost of Flower grows with the number of objects in a message, each of which is fetched by a request of its own. So
+all arrays of a message lie in one run of bytes, one after the other, each starting at a multiple of `ALIGNMENT` bytes:
+up to `INLINE_BYTES` in the `ConfigRecord` that holds the header of `common.codec` and the table of the arrays, and else
+in an `ArrayRecord` with one raw array, which travels in chunks.
 
 Flower cuts an array into chunks and lets the sender say which chunk stands where, any number of times: 5 MB sent may
 ask for terabytes. `inflate_record` therefore puts objects together itself, and adds up the sizes first.
@@ -21,12 +22,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
 
 from common.codec import ALLOWED_DTYPES, MAX_ARRAYS, MAX_HEADER_BYTES, Encoded, decode, encode, encoded_size
-from common.codec import Array as NumpyArray
 from common.errors import MessageError
 from common.messages import Message
+from common.packing import Array as NumpyArray
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 ALIGNMENT = 8
+INLINE_BYTES = 1 << 18
+"""Arrays up to this size travel in the header's record: three requests instead of six. Flower copies that record more
+often than chunks, so large ones are cheaper apart."""
+
 HEADER_RECORD, ARRAY_RECORD, PACKED = "message", "arrays", "packed"
 RAW = "raw"
 CHUNK_BYTES = 5 << 20
@@ -84,10 +89,12 @@ def encode_message(message: Message) -> WireMessage:
     encoded: Encoded = encode(message)
     header, arrays = encoded
     table = [f"{array.dtype.str}:{array.size}" for array in arrays]
-    config = ConfigRecord({"version": WIRE_VERSION, "header": header, "table": table})
-    record = RecordDict({HEADER_RECORD: config})
     body = _packed(arrays)
-    if body:
+    apart = len(body) > INLINE_BYTES
+    inline = b"" if apart else body
+    config = ConfigRecord({"version": WIRE_VERSION, "header": header, "table": table, "arrays": inline})
+    record = RecordDict({HEADER_RECORD: config})
+    if apart:
         record[ARRAY_RECORD] = ArrayRecord({PACKED: Array("uint8", (len(body),), RAW, body)})
     return WireMessage(record, encoded_size(encoded))
 
@@ -103,8 +110,14 @@ def decode_message(record: RecordDict, limits: Limits) -> Message:
     config = record.get(HEADER_RECORD)
     if not isinstance(config, ConfigRecord) or set(record) - {HEADER_RECORD, ARRAY_RECORD}:
         raise MessageError("record holds no fedrad message")
-    if set(config) != {"version", "header", "table"} or config["version"] != WIRE_VERSION:
-        raise MessageError(f"record is not of wire version {WIRE_VERSION}")
+    version = config.get("version")
+    if version != WIRE_VERSION:
+        other = version if isinstance(version, int) else "none"
+        raise MessageError(
+            f"record is of wire version {other}, this fedrad reads {WIRE_VERSION}: update the older side"
+        )
+    if set(config) != {"version", "header", "table", "arrays"}:
+        raise MessageError("record holds no header, table and arrays")
     header, table = config["header"], config["table"]
     if not isinstance(header, bytes) or len(header) > limits.header_bytes:
         raise MessageError(f"header is not at most {limits.header_bytes} bytes")
@@ -175,17 +188,23 @@ def _entry(item: object) -> tuple[np.dtype[Any], int]:
 
 
 def _body(record: RecordDict, limits: Limits) -> bytes:
-    """The packed bytes; empty where the message has no values in arrays."""
+    """The packed bytes, from the one place where so many of them belong."""
+    inline = record[HEADER_RECORD]["arrays"]
+    if not isinstance(inline, bytes):
+        raise MessageError(f"arrays in the header's record are {type(inline).__name__}, expected bytes")
+    if len(inline) > (most := min(INLINE_BYTES, limits.array_bytes)):
+        raise MessageError(f"{len(inline)} bytes of arrays in the header's record, at most {most} are accepted")
     if ARRAY_RECORD not in record:
-        return b""
+        return inline
     arrays = record[ARRAY_RECORD]
-    if not isinstance(arrays, ArrayRecord) or set(arrays) != {PACKED}:
+    if inline or not isinstance(arrays, ArrayRecord) or set(arrays) != {PACKED}:
         raise MessageError("record of arrays does not hold one packed array")
     packed = arrays[PACKED]
     if packed.stype != RAW or packed.dtype != "uint8" or packed.shape != (len(packed.data),):
         raise MessageError("packed array is not raw bytes of its own length")
-    if len(packed.data) > limits.array_bytes:
-        raise MessageError(f"{len(packed.data)} bytes of arrays, at most {limits.array_bytes} are accepted")
+    if not INLINE_BYTES < len(packed.data) <= limits.array_bytes:
+        bounds = f"more than {INLINE_BYTES} and at most {limits.array_bytes}"
+        raise MessageError(f"{len(packed.data)} bytes of arrays apart, {bounds} are accepted")
     return bytes(packed.data)
 
 
@@ -234,7 +253,7 @@ def _json_mapping(body: memoryview) -> dict[str, Any]:
 
 def _config(objects: Objects, object_id: object, limits: Limits) -> ConfigRecord:
     _, body = _object(objects, object_id, "ConfigRecord")
-    if len(body) > limits.header_bytes + limits.arrays * 32:
+    if len(body) > limits.header_bytes + INLINE_BYTES + limits.arrays * 32:
         raise MessageError(f"header is not at most {limits.header_bytes} bytes")
     try:
         return ConfigRecord.inflate(objects.get(str(object_id)))

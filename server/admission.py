@@ -112,6 +112,10 @@ class Admission:
 
     def follow(self) -> tuple[str, ...]:
         """Read the registry again if it changed; the names of the sites that are let in."""
+        self._follow()
+        return tuple(sorted(peer.site for peer in self._peers.values()))
+
+    def _follow(self) -> None:
         with self._lock:
             stamp = self._registry.stamp()
             if stamp != self._stamp:
@@ -122,7 +126,6 @@ class Admission:
                 }
                 self._state.sync({site: member.public_key for site, member in members.items()})
                 self._stamp = stamp
-            return tuple(sorted(peer.site for peer in self._peers.values()))
 
     def check(self, certificate: bytes | None, headers: Mapping[bytes, bytes], request: Any) -> Peer:
         """The peer that sent a request.
@@ -132,7 +135,7 @@ class Admission:
         AdmissionError
             If it is not let in.
         """
-        self.follow()
+        self._follow()
         peer = self._peers.get(hashlib.sha256(certificate or b"").hexdigest())
         if peer is None:
             raise AdmissionError("certificate is not registered here, or was revoked or replaced")

@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import StateError
 from common.files import write_secret
+from common.privacy.signing import NODE_CURVES
 from server.checkpoint import write_atomic
 from server.registry import Member, SiteRegistry
 
@@ -150,8 +151,8 @@ class Authority:
         except (ValueError, InvalidSignature) as error:
             raise StateError(f"signing request of {site} cannot be read") from error
         public = csr.public_key()
-        if not valid or not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP384R1):
-            raise StateError(f"signing request of {site} is not signed by a P-384 key")
+        if not valid or not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, NODE_CURVES):
+            raise StateError(f"signing request of {site} is not signed by a key of P-256 or P-384")
         names = [str(name.value) for name in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         if names != [site]:
             raise StateError(f"signing request is of {names}, expected {site}")
@@ -263,7 +264,7 @@ def _general_name(address: str) -> x509.GeneralName:
 def _member(certificate: x509.Certificate) -> Member:
     public = certificate.public_key()
     if not isinstance(public, ec.EllipticCurvePublicKey):
-        raise StateError("a site's certificate must hold a P-384 key")
+        raise StateError("a site's certificate must hold a key of an elliptic curve")
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return Member(
         public_key=pem.decode("ascii"),

@@ -17,7 +17,7 @@ class Member:
     Parameters
     ----------
     public_key : str
-        PEM (SubjectPublicKeyInfo) of the site's P-384 key: Flower node key and TLS key in one.
+        PEM (SubjectPublicKeyInfo) of the site's key: Flower node key and TLS key in one.
     certificate_sha256 : str
         Fingerprint of the only certificate with which the site gets in.
     not_after : str

@@ -147,7 +147,7 @@ class StockFlower:
                 orphan.kill()
 
     def node_key(self, site: str) -> Path:
-        """The hospital's P-384 key as OpenSSH writes it, which is what Flower reads; its public half beside it."""
+        """The hospital's key as OpenSSH writes it, which is what Flower reads; its public half beside it."""
         path = self.home / f"{site}.key"
         key = load_key(self.made.hospital(site) / "keys" / "node.key")
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))

@@ -152,8 +152,12 @@ def test_sizes_are_bounded():
         b'{"@kind": "Hello", "study_digest": "d", "versions": {"a": 1}, "schema_version": 1}',
         b'{"@kind": "Train", "study_digest": "d", "fold": 0, "model": "m", "round_number": 0, "parameters": '
         b'{"layout": [], "packed": {}}, "table_steps": []}',
-        b'{"@kind": "StatisticSums", "n_cases": 1, "sums": {"a": {"@": 0, "shape": [1]}}}',
-        b'{"@kind": "StatisticSums", "n_cases": 1, "sums": {"a": {"@": true, "shape": [1]}}}',
+        b'{"@kind": "AskStatistic", "study_digest": "d", "fold": 0, "kind": "k", "landmarks": {}, "table": "training", '
+        b'"table_steps": [], "values": {"a": {"@": 0, "shape": [1]}}}',
+        b'{"@kind": "AskStatistic", "study_digest": "d", "fold": 0, "kind": "k", "landmarks": {}, "table": "training", '
+        b'"table_steps": [], "values": {"a": {"@": true, "shape": [1]}}}',
+        b'{"@kind": "StatisticSums", "n_cases": 1, "privacy": [], "sums": {"a": {"@": 0, "shape": [1]}}}',
+        b'{"@kind": "StatisticSums", "n_cases": 1, "privacy": [], "sums": {"layout": [], "packed": {"<f8": 0}}}',
     ],
 )  # fmt: skip
 def test_what_is_no_message_is_refused(header):
@@ -172,27 +176,43 @@ def test_a_number_beyond_64_bits_is_refused_before_it_is_sent(number):
         encode(Train("d", 0, "m", number, Parameters({})) if number > 0 else AskStatistic("d", number, "k", {}))
 
 
+def question_with(values):
+    """Header of a question that has these values."""
+    body = {"study_digest": "d", "fold": 0, "kind": "k", "values": values}
+    return json.dumps(
+        {"@kind": "AskStatistic", "table": "training", "table_steps": [], "landmarks": {}, **body}
+    ).encode()
+
+
+def test_the_header_that_the_next_tests_break_is_whole():
+    assert decode(question_with({"a": {"@": 0, "shape": [1]}}), [np.ones(1)]).values["a"] == np.ones(1)
+
+
 def test_an_empty_array_of_an_impossible_shape_is_refused():
-    sums = {"a": {"@": 0, "shape": [0, 2**39, 2**39]}}
     with pytest.raises(MessageError):
-        decode(json.dumps({"@kind": "StatisticSums", "n_cases": 1, "sums": sums}).encode(), [np.zeros(0)])
+        decode(question_with({"a": {"@": 0, "shape": [0, 2**39, 2**39]}}), [np.zeros(0)])
 
 
 @pytest.mark.parametrize("shape", [[-1], [2, -1], [1.0], [True], [2**50], "1", None, [1] * 9, [[1]], {"0": 1}])
 def test_a_shape_that_is_none_is_refused(shape):
-    header = json.dumps(
-        {"@kind": "StatisticSums", "n_cases": 1, "sums": {"a": {"@": 0, "shape": shape}}, "privacy": []}
-    )
     with pytest.raises(MessageError):
-        decode(header.encode(), [np.zeros(1)])
+        decode(question_with({"a": {"@": 0, "shape": shape}}), [np.zeros(1)])
 
 
 def test_an_array_cannot_be_used_twice():
-    sums = {name: {"@": 0, "shape": [1]} for name in "ab"}
     with pytest.raises(MessageError, match="used before"):
-        decode(
-            json.dumps({"@kind": "StatisticSums", "n_cases": 1, "sums": sums, "privacy": []}).encode(), [np.zeros(1)]
-        )
+        decode(question_with({name: {"@": 0, "shape": [1]} for name in "ab"}), [np.zeros(1)])
+
+
+def test_sums_of_one_dtype_travel_as_one_array_whatever_their_number():
+    """The shares for fifty hospitals would else be fifty arrays, and a transport's cost grows with these."""
+    sums = {f"s{i}": np.full((2, 3), float(i)) for i in range(50)} | {"n": np.arange(4)}
+    header, arrays = encode(StatisticSums(7, sums))
+    assert [(array.dtype.str, array.size) for array in arrays] == [("<f8", 300), ("<i8", 4)]
+    found = decode(header, arrays).sums
+    assert list(found) == list(sums)
+    for name, array in sums.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_messages_do_not_share_memory_with_what_the_caller_may_change():

@@ -24,6 +24,7 @@ from common.wire import (
     CHUNK_BYTES,
     FIXED_OBJECTS,
     HEADER_RECORD,
+    INLINE_BYTES,
     PACKED,
     Limits,
     decode_message,
@@ -34,6 +35,14 @@ from common.wire import (
 from tests.common.messages_strategy import MESSAGES, same
 
 LIMITS = Limits()
+N_APART = INLINE_BYTES // 8 + 1
+"""Values of float64 that no longer travel in the header's record."""
+
+
+@pytest.fixture(params=[0, INLINE_BYTES], ids=["apart", "inline"])
+def places(request, monkeypatch):
+    """Arrays of hypothesis are small: once as if they were large."""
+    monkeypatch.setattr("common.wire.INLINE_BYTES", request.param)
 
 
 def objects_of(record: RecordDict) -> tuple[str, dict[str, bytes]]:
@@ -43,7 +52,8 @@ def objects_of(record: RecordDict) -> tuple[str, dict[str, bytes]]:
     return message.object_id, {name: value.deflate() for name, value in get_all_nested_objects(message).items()}
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.usefixtures("places")
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(MESSAGES)
 def test_every_message_comes_back_as_it_was(message):
     wire = encode_message(message)
@@ -53,11 +63,13 @@ def test_every_message_comes_back_as_it_was(message):
     assert wire.size == wire_size(received) == encoded_size(encode(message))
 
 
-def test_arrays_are_views_of_what_arrived_and_start_aligned():
-    sums = {"a": np.ones(3, np.uint8), "b": np.arange(5.0), "c": np.ones((2, 2), bool)}
+@pytest.mark.parametrize("n", [5, N_APART])
+def test_arrays_are_views_of_what_arrived_and_start_aligned(n):
+    sums = {"a": np.ones(3, np.uint8), "b": np.arange(float(n)), "c": np.ones((2, 2), bool)}
     record = encode_message(StatisticSums(1, sums)).record
     decoded = decode_message(record, LIMITS).sums
-    whole = np.frombuffer(record[ARRAY_RECORD][PACKED].data, np.uint8)
+    arrived = record[ARRAY_RECORD][PACKED].data if ARRAY_RECORD in record else record[HEADER_RECORD]["arrays"]
+    whole = np.frombuffer(arrived, np.uint8)
     for array in decoded.values():
         assert not array.flags.writeable
         assert np.shares_memory(array, whole)
@@ -65,11 +77,22 @@ def test_arrays_are_views_of_what_arrived_and_start_aligned():
 
 
 def test_a_message_is_few_objects_whatever_the_number_of_its_arrays():
-    many = {f"layer{i}.weight": np.full((3, 3), i, np.float32) for i in range(120)}
+    many = {f"layer{i}.weight": np.full((32, 32), i, np.float32) for i in range(120)}
     _, objects = objects_of(encode_message(Train("d", 0, "m", 1, Parameters(many))).record)
     assert len(objects) == FIXED_OBJECTS + 1
-    _, objects = objects_of(encode_message(Done()).record)
-    assert len(objects) == FIXED_OBJECTS - 2
+    few = {name: many[name] for name in list(many)[:60]}
+    for small in (Train("d", 0, "m", 1, Parameters(few)), Done()):
+        _, objects = objects_of(encode_message(small).record)
+        assert len(objects) == FIXED_OBJECTS - 2
+
+
+@pytest.mark.parametrize(("n", "apart"), [(N_APART - 1, False), (N_APART, True)])
+def test_the_largest_arrays_in_the_header_and_the_smallest_apart_come_back(n, apart):
+    message = StatisticSums(1, {"x": np.arange(float(n))})
+    record = encode_message(message).record
+    assert (ARRAY_RECORD in record) == apart
+    root, objects = objects_of(record)
+    assert same(decode_message(inflate_record(root, objects, LIMITS), LIMITS), message)
 
 
 def test_the_number_of_objects_within_the_limits_is_right():
@@ -107,7 +130,8 @@ def test_a_chunk_repeated_a_million_times_is_refused_before_it_is_allocated():
         tracemalloc.stop()
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.usefixtures("places")
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(MESSAGES, st.data())
 def test_a_damaged_object_is_refused_or_still_a_whole_message(message, data):
     root, objects = objects_of(encode_message(message).record)
@@ -136,11 +160,25 @@ def _good() -> dict[str, object]:
 
 
 def _array(**changes: object) -> Array:
-    values = {"dtype": "uint8", "shape": (8,), "stype": "raw", "data": bytes(8), **changes}
+    size = 8 * N_APART
+    values = {"dtype": "uint8", "shape": (size,), "stype": "raw", "data": bytes(size), **changes}
     return Array(values["dtype"], values["shape"], values["stype"], values["data"])  # type: ignore[call-overload]
 
 
-SUMS_HEADER = encode_message(StatisticSums(1, {"x": np.zeros(1)})).record[HEADER_RECORD]["header"]
+def _sums(**changes: object) -> dict[str, object]:
+    """The header's record of one array that lies apart."""
+    record = encode_message(StatisticSums(1, {"x": np.zeros(N_APART)})).record
+    return dict(record[HEADER_RECORD]) | changes
+
+
+def _inline(**changes: object) -> RecordDict:
+    record = encode_message(StatisticSums(1, {"x": np.zeros(2)})).record
+    return RecordDict({HEADER_RECORD: ConfigRecord(dict(record[HEADER_RECORD]) | changes)})
+
+
+def test_the_records_that_the_next_test_breaks_are_whole():
+    apart = RecordDict({HEADER_RECORD: ConfigRecord(_sums()), ARRAY_RECORD: ArrayRecord({PACKED: _array()})})
+    assert [decode_message(record, LIMITS).sums["x"].size for record in (apart, _inline())] == [N_APART, 2]
 
 
 @pytest.mark.parametrize(
@@ -151,32 +189,47 @@ SUMS_HEADER = encode_message(StatisticSums(1, {"x": np.zeros(1)})).record[HEADER
         RecordDict({"other": ConfigRecord(_good())}),
         RecordDict({HEADER_RECORD: ConfigRecord(_good()), "other": ConfigRecord()}),
         RecordDict({HEADER_RECORD: ConfigRecord({**_good(), "extra": 1})}),
-        RecordDict({HEADER_RECORD: ConfigRecord({**_good(), "version": 2})}),
+        RecordDict({HEADER_RECORD: ConfigRecord({**_good(), "version": 1})}),
         RecordDict({HEADER_RECORD: ConfigRecord({**_good(), "header": "text"})}),
         RecordDict({HEADER_RECORD: ConfigRecord({**_good(), "table": "<f8:1"})}),
         RecordDict({HEADER_RECORD: ConfigRecord(_good()), ARRAY_RECORD: ConfigRecord()}),
         RecordDict({HEADER_RECORD: ConfigRecord(_good()), ARRAY_RECORD: ArrayRecord({PACKED: _array()})}),
         RecordDict({HEADER_RECORD: ConfigRecord(_good()), ARRAY_RECORD: ArrayRecord({"other": _array()})}),
+        RecordDict({HEADER_RECORD: ConfigRecord(_sums())}),
+        RecordDict(
+            {HEADER_RECORD: ConfigRecord(_sums(arrays=bytes(8))), ARRAY_RECORD: ArrayRecord({PACKED: _array()})}
+        ),
+        _inline(arrays="text"),
+        _inline(arrays=bytes(8)),
+        _inline(arrays=bytes(24)),
+        _inline(table=["|b1:16"], arrays=b"\x02" * 16),
+        _inline(header=_sums()["header"], table=[f"<f8:{N_APART}"], arrays=bytes(8 * N_APART)),
+        RecordDict(
+            {
+                HEADER_RECORD: ConfigRecord(dict(_inline()[HEADER_RECORD]) | {"arrays": b""}),
+                ARRAY_RECORD: ArrayRecord({PACKED: _array(shape=(16,), data=bytes(16))}),
+            }
+        ),
         *[
             RecordDict(
                 {
-                    HEADER_RECORD: ConfigRecord({**_good(), "header": SUMS_HEADER, "table": table}),
+                    HEADER_RECORD: ConfigRecord(_sums(table=table)),
                     ARRAY_RECORD: ArrayRecord({PACKED: array}),
                 }
             )
             for table, array in [
-                (["<f8:1"], _array(dtype="float64")),
-                (["<f8:1"], _array(stype="numpy.ndarray")),
-                (["<f8:1"], _array(shape=(9,))),
-                (["<f8:1"], _array(shape=(2, 4))),
-                (["<f8:2"], _array()),
-                (["|O8:1"], _array()),
+                ([f"<f8:{N_APART}"], _array(dtype="float64")),
+                ([f"<f8:{N_APART}"], _array(stype="numpy.ndarray")),
+                ([f"<f8:{N_APART}"], _array(shape=(8 * N_APART + 1,))),
+                ([f"<f8:{N_APART}"], _array(shape=(2, 4 * N_APART))),
+                ([f"<f8:{N_APART + 1}"], _array()),
+                ([f"|O8:{N_APART}"], _array()),
                 (["<f8"], _array()),
                 (["<f8:-1"], _array()),
                 (["<f8:\u0661"], _array()),
                 (["<f8:" + "9" * 13], _array()),
                 ([1], _array()),
-                (["|b1:8"], _array(data=b"\x02" * 8)),
+                ([f"|b1:{8 * N_APART}"], _array(data=b"\x02" * 8 * N_APART)),
             ]
         ],
     ],
@@ -186,12 +239,18 @@ def test_a_record_that_is_no_message_is_refused(record):
         decode_message(record, LIMITS)
 
 
+def test_another_wire_version_is_refused_with_both_named():
+    with pytest.raises(MessageError, match="of wire version 1, this fedrad reads 2: update the older side"):
+        decode_message(RecordDict({HEADER_RECORD: ConfigRecord({**_good(), "version": 1})}), LIMITS)
+
+
 def test_flower_can_inflate_what_we_send_and_we_read_what_flower_inflates():
     """Stock Flower nodes hand over records that Flower put together."""
     from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-    message = Train("d", 0, "m", 1, Parameters({"w": np.arange(3.0)}))
-    root, objects = objects_of(encode_message(message).record)
-    assert all(get_object_id(content) == name for name, content in objects.items())
-    inflated = inflate_object_from_contents(root, objects)
-    assert same(decode_message(inflated.content, LIMITS), message)
+    for n in (3, N_APART):
+        message = Train("d", 0, "m", 1, Parameters({"w": np.arange(float(n))}))
+        root, objects = objects_of(encode_message(message).record)
+        assert all(get_object_id(content) == name for name, content in objects.items())
+        inflated = inflate_object_from_contents(root, objects)
+        assert same(decode_message(inflated.content, LIMITS), message)

@@ -44,6 +44,7 @@ from common.messages import (
     Train,
     Welcome,
 )
+from common.wire import INLINE_BYTES
 
 _OCTETS = np.arange(32, dtype=np.uint8)
 _MODEL = Parameters({"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.array(2.0), "e": np.zeros(0)})
@@ -79,6 +80,9 @@ MESSAGES: tuple[Message, ...] = (
     Done(),
     Refusal("state"),
 )
+LARGE = Train("d", 0, "cnn", 1, Parameters({"w": np.zeros(INLINE_BYTES // 8 + 1)}))
+"""Its arrays travel apart from its header."""
+
 SEEDS = tuple(encode(message) for message in MESSAGES)
 
 TOKENS = (

@@ -32,7 +32,7 @@ from server.link_state import FleetState
 from server.listener import HANDLERS, PREFIX, PULL, PUSH, PUSH_OBJECT, FleetListener
 from server.spool import SpooledStore
 from tests.common.messages_strategy import same
-from tests.fuzz.damage import MESSAGES, SEEDS, damaged_arrays, damaged_bytes, damaged_json
+from tests.fuzz.damage import LARGE, MESSAGES, SEEDS, damaged_arrays, damaged_bytes, damaged_json
 
 _PATHS = {
     ActivateNodeRequest: PREFIX + "activate-node",
@@ -90,7 +90,7 @@ def random_bytes(rng: random.Random) -> None:
 
 def wire(rng: random.Random) -> None:
     """`inflate_record` and `decode_message` of damaged, missing and exchanged Flower objects."""
-    root, objects = objects_of(encode_message(rng.choice(MESSAGES)).record)
+    root, objects = objects_of(encode_message(rng.choice((*MESSAGES, LARGE))).record)
     names = sorted(objects)
     for _ in range(rng.randint(1, 3)):
         name = rng.choice(names)

@@ -14,7 +14,7 @@ from common.errors import MessageError
 from common.messages import REPLIES, REQUESTS
 from common.wire import Limits, encode_message, inflate_record
 from tests.common.messages_strategy import same
-from tests.fuzz.damage import MESSAGES, SEEDS
+from tests.fuzz.damage import LARGE, MESSAGES, SEEDS
 from tests.fuzz.targets import TARGETS, objects_of
 
 MEGABYTE = 1 << 20
@@ -54,7 +54,7 @@ def test_as_many_items_as_are_allowed_cost_little():
 
 @pytest.mark.parametrize("kind", ["RecordDict", "ArrayRecord", "Array"])
 def test_a_large_description_of_an_object_is_refused_before_it_is_read(kind: str):
-    root, objects = objects_of(encode_message(MESSAGES[6]).record)
+    root, objects = objects_of(encode_message(LARGE).record)
     name = next(name for name, content in objects.items() if content.startswith(kind.encode() + b" "))
     head = objects[name].partition(b"\0")[0].rpartition(b" ")[0]
     body = b"[" + b"[]," * (5 * MEGABYTE // 3) + b"0]"
@@ -63,7 +63,7 @@ def test_a_large_description_of_an_object_is_refused_before_it_is_read(kind: str
 
 
 def test_an_object_with_very_many_children_is_refused_before_they_are_listed():
-    root, objects = objects_of(encode_message(MESSAGES[6]).record)
+    root, objects = objects_of(encode_message(LARGE).record)
     objects[root] = b"Message " + b"," * (5 * MEGABYTE) + b" 0\0"
     _refused_in_little_memory(root, objects)
 

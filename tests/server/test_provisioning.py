@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from client.identity import load_key, make_identity
 from common.errors import StateError
+from common.privacy.signing import NODE_CURVES, certified_key
 from server.provisioning import AUTHORITY_DAYS, CERTIFICATE_DAYS, Authority, init_authority
 from server.registry import Member, SiteRegistry
 
@@ -95,7 +96,7 @@ def test_an_authority_needs_an_address_and_a_folder_with_an_authority(tmp_path):
         Authority(tmp_path / "empty")
 
 
-def test_a_request_must_name_its_site_and_be_signed_by_a_p384_key(authority, tmp_path):
+def test_a_request_must_name_its_site_and_be_signed_by_a_strong_key(authority, tmp_path):
     request = make_identity(tmp_path / "east", site="east")
     with pytest.raises(StateError, match="expected north"):
         authority.sign(request, site="north")
@@ -103,10 +104,23 @@ def test_a_request_must_name_its_site_and_be_signed_by_a_p384_key(authority, tmp
         authority.sign(b"nonsense", site="east")
     other = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "east")])
     weak = x509.CertificateSigningRequestBuilder().subject_name(other)
-    weak_request = weak.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
-    with pytest.raises(StateError, match="P-384"):
+    weak_request = weak.sign(ec.generate_private_key(ec.SECP224R1()), hashes.SHA256())
+    with pytest.raises(StateError, match="not signed by a key of P-256 or P-384"):
         authority.sign(weak_request.public_bytes(serialization.Encoding.PEM), site="east")
     assert authority.registry.read() == {}
+
+
+@pytest.mark.parametrize("curve", NODE_CURVES)
+def test_keys_of_both_curves_are_certified_and_read(authority, tmp_path, curve):
+    """Hospitals that joined while keys were of P-384 keep theirs."""
+    key = ec.generate_private_key(curve())
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (tmp_path / "node.key").write_bytes(key.private_bytes(*form))
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "east")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA384())
+    certificate = authority.sign(request.public_bytes(serialization.Encoding.PEM), site="east")
+    own = load_key(tmp_path / "node.key")
+    assert certified_key(x509.load_pem_x509_certificate(certificate), site="east") == own.public_key()
 
 
 def test_a_request_whose_signature_is_wrong_is_refused(authority, tmp_path):

@@ -45,7 +45,7 @@ class Issuer:
         curve: ec.EllipticCurve | None = None,
         usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
     ) -> Signer:
-        key = ec.generate_private_key(curve or ec.SECP384R1())
+        key = ec.generate_private_key(curve or ec.SECP256R1())
         certificate = _certificate(key.public_key(), site, "test authority", self.key, days, began, usage)
         return Signer(key, certificate)
 

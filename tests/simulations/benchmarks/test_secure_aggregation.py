@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from simulations.benchmarks import masked_rounds
 from simulations.benchmarks.secure_aggregation import STEPS, against_plain, with_losses
 
 
@@ -17,3 +18,11 @@ def test_rounds_of_few_sites_are_counted_and_exact(tmp_path, capsys):
         "ConsistencyCheck": 10,
         "Unmask": 10,
     }
+
+
+def test_rounds_over_the_network_are_counted_for_each_kind(capsys):
+    masked_rounds.main(["--sites", "4", "--parameters", "2000", "--repeats", "1"])
+    printed = capsys.readouterr().out
+    assert "4 sites over TLS, 2,000 parameters, medians of 1" in printed
+    costs = [line for line in printed.splitlines() if line.startswith(("plain", "masked"))]
+    assert [float(line.split()[-1]) > 0 for line in costs] == [True] * 3
