@@ -20,10 +20,13 @@ from pathlib import Path
 
 from client.governance_cli import approve
 from client.identity import make_identity
+from common.config.loading import load
+from common.config.study import StudyConfig
 from common.errors import FederationError
 from server.checkpoint import write_atomic
 from server.provisioning import init_authority
 from simulations.parties import KERNEL_CACHE, Parties, Separation
+from simulations.run import gate_for
 
 COORDINATOR = "coordinator"
 SUPERVISION_LOG = "supervision.jsonl"
@@ -81,12 +84,13 @@ class Consortium:
         The hospitals' folders and ``cases.csv`` are there already.
         """
         authority = init_authority(self.coordinator, addresses=self.names)
+        gate = gate_for(load(study_file, StudyConfig))
         for number, name in enumerate(self.hospitals, start=1):
             home = self.hospital(name)
             request = make_identity(home / "keys", site=name)
             write_atomic(home / "keys" / "node.pem", authority.sign(request, site=name))
             write_atomic(home / "keys" / "ca.pem", authority.ca_certificate)
-            write_atomic(home / "site.toml", self._site_toml(name, minimum_cases).encode())
+            write_atomic(home / "site.toml", self._site_toml(name, minimum_cases, gate.max_rounds).encode())
             shutil.copyfile(study_file, home / "study.toml")
             with (home / "approval.txt").open("w") as told, redirect_stdout(told):  # what its people would read
                 approve(home / "study.toml", home / "site.toml", yes=True)
@@ -136,7 +140,7 @@ class Consortium:
             subprocess.run([sys.executable, "-c", COMPILE_KERNELS], env=environment, check=True)
         return cache
 
-    def _site_toml(self, name: str, minimum_cases: int) -> str:
+    def _site_toml(self, name: str, minimum_cases: int, max_rounds: int) -> str:
         return f"""site = "{name}"
 manifest = "cases.csv"
 data = "."
@@ -149,6 +153,9 @@ address = "{self.address}"
 ca = "keys/ca.pem"
 node_key = "keys/node.key"
 certificate = "keys/node.pem"
+
+[gate]
+max_rounds = {max_rounds}
 """
 
 

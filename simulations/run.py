@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.site import Site
+from common.config.gate import GateConfig
 from common.config.loading import digest
 from common.config.site import SiteConfig
 from common.config.study import StudyConfig
@@ -100,12 +101,20 @@ def split_cohort(
             processes=processes,
             minimum_cases=study.privacy.minimum_cases,
             studies=(out / "study.toml",),
+            gate=gate_for(study),
         )
     known = {site.name for site in study.sites}
     n_strangers = sum(row.get(column, "").strip() not in known for row in rows)
     exclusions = {str(Code.SITE_UNKNOWN): n_strangers} if n_strangers else {}
     store.save("unassigned", Unit({}, {"n_listed": n_strangers, "exclusions": exclusions}))
     return configs
+
+
+def gate_for(study: StudyConfig) -> GateConfig:
+    """A hospital's own rules where no hospital decides: as they come, but the study may be as long as it is."""
+    usual = GateConfig()
+    rounds = max((entry.rounds for entry in study.models), default=0)
+    return usual.model_copy(update={"max_rounds": max(usual.max_rounds, rounds)})
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -11,6 +11,7 @@ from client.outbound import MEANS
 from common.arrays import Parameters
 from common.config.loading import digest
 from common.config.secure_aggregation import ALL_SITES
+from common.rng import SystemNoise
 from server.checkpoint import CheckpointStore
 from server.opening import open_run
 from server.results import load_results
@@ -23,6 +24,13 @@ INT8 = CENTRED.replace("federated = {", 'federated = { compression = { kind = "i
 MASK = (
     "privacy = { minimum_cases = 2 }",
     "privacy = { minimum_cases = 2, secure_aggregation = { most_cases = 50, value_bound = 24 } }",
+)
+
+NOISY = "minimum_cases = 2, sample_level = { target_epsilon = 8, target_delta = 1e-3 }"
+SGD = 'optimiser = "sgd", learning_rate = 1, batch_size = 4'
+PRIVATE = CENTRED.replace("minimum_cases = 2", NOISY).replace("learning_rate = 0.002, batch_size = 4", SGD)
+PRIVATE_MASKED = PRIVATE.replace(
+    "minimum_cases = 2,", "minimum_cases = 2, secure_aggregation = { most_cases = 50, value_bound = 48 },"
 )
 
 
@@ -49,6 +57,20 @@ def test_under_masks_the_model_is_that_of_the_study_in_the_clear(plain, cohort, 
     assert np.abs(plain[0][MEANS]).max() > 0.1
     for name, array in plain[0].items():
         np.testing.assert_allclose(found[name], array, atol=2e-5, err_msg=name)
+
+
+def test_under_noise_and_masks_the_model_is_that_of_the_noise_alone(cohort, tmp_path, monkeypatch):
+    """Noise and sampling are drawn from one key in both studies: what is left between them is the masks' grid."""
+    real = SystemNoise.__init__
+    monkeypatch.setattr(SystemNoise, "__init__", lambda self, key=None: real(self, key or bytes(32)))
+    clear, _ = learned(tmp_path / "clear", PRIVATE, cohort)
+    masked, _ = learned(tmp_path / "masked", PRIVATE_MASKED, cohort)
+    assert np.abs(clear[MEANS]).max() > 0.1
+    for name, array in clear.items():
+        np.testing.assert_allclose(masked[name], array, atol=5e-5, err_msg=name)
+    monkeypatch.undo()
+    drawn, _ = learned(tmp_path / "drawn", PRIVATE_MASKED, cohort)
+    assert np.abs(drawn[MEANS] - masked[MEANS]).max() > 0.1  # the noise is there
 
 
 @pytest.mark.parametrize("text", [INT8, INT8.replace(*MASK)], ids=["int8", "int8 under masks"])

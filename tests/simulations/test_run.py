@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config.gate import GateConfig
 from common.errors import ConfigError
 from server.checkpoint import CheckpointStore
 from simulations.run import Cohort, split_cohort
@@ -42,6 +43,15 @@ def test_every_row_goes_to_its_site_or_is_counted(tmp_path: Path):
         "west": [],
     }
     assert unassigned == {"n_listed": 2, "exclusions": {"site_unknown": 2}}
+
+
+def test_a_study_of_any_length_is_within_the_rules_of_simulated_hospitals(tmp_path: Path):
+    longer = study(STUDY, ('title = "Small"', 'title = "Small"\nsite_column = "site"'), ("rounds = 2", "rounds = 2500"))
+    assert max(entry.rounds for entry in longer.models) == 2500
+    configs, _ = split(tmp_path, CSV, longer)
+    assert {config.gate.max_rounds for config in configs.values()} == {2500}
+    configs, _ = split(tmp_path, CSV)
+    assert {config.gate for config in configs.values()} == {GateConfig()}
 
 
 def test_nobody_is_counted_where_all_have_a_site(tmp_path: Path):
