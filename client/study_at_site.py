@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,10 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from client.dataset import Dataset, Rows, global_ids
+from client.dataset import Dataset, Rows
 from client.outbound import filtered
 from client.private_release import PrivateRelease, Reserve
 from client.subgroups import sums_by_level
+from client.table_at_site import TableAtSite
 from client.training.loop import (
     ChosenImages,
     ModelData,
@@ -30,7 +30,7 @@ from client.training.loop import (
 from common.arrays import Parameters, difference
 from common.config.gate import OutboundConfig
 from common.config.study import ScalarOutcomeConfig, StudyConfig, StudyModel
-from common.errors import Code, GateError, MessageError, PrivacyError, StatisticError
+from common.errors import MessageError, PrivacyError, StatisticError
 from common.evaluation import evaluation_sums
 from common.messages import (
     AskStatistic,
@@ -39,9 +39,7 @@ from common.messages import (
     LocalUpdate,
     Prepared,
     PrivacyEvent,
-    Split,
     StatisticSums,
-    TableStep,
     Train,
 )
 from common.models.networks.centre import trained_parameters
@@ -51,10 +49,9 @@ from common.privacy.central import protected
 from common.rng import NoiseSource, SystemNoise, generator
 from common.statistics import decode_query
 from common.statistics.agreed_times import require_agreed_times
-from common.statistics.procedure import Cohort, Query
-from common.statistics.small_cell import release, widen_missing
+from common.statistics.procedure import Query
 from common.statistics.solution import decode_solution
-from common.statistics.table_steps import apply_steps, decode_steps, limits_after
+from common.statistics.table_steps import decode_steps, limits_after
 from common.strategies.interface import Strategy
 from common.tables import FeatureTable
 
@@ -101,36 +98,26 @@ class StudyAtSite:
         self.trainer = trainer
         self.data = data
         self._task = study.outcome.task()
-        ids = global_ids(data.features.case_ids, trainer.site)
-        self._raw = Cohort(
-            table=replace(data.features.beside(data.clinical), case_ids=ids),
-            clinical=replace(data.clinical, case_ids=ids),
-            outcome=data.outcome,
-            batch=data.batch,
-            seed=study.seed,
-            secret=trainer.secret,
+        self._table = TableAtSite(
+            study, data, site=trainer.site, secret=trainer.secret, minimum_cases=trainer.minimum_cases
         )
-        self._latest: tuple[str, tuple[Cohort, Cohort | None]] | None = None
         self._modules: dict[tuple[str, int], nn.Module] = {}
 
     def statistic(self, request: AskStatistic) -> StatisticSums:
         """Sums over the training cases of a fold, after the learned steps."""
         query = decode_query(request.kind, request.values)
         require_agreed_times(query, interval_ends_days=self.study.target.interval_ends_days)
-        rows = self._rows(request.fold, "train")
+        rows = self._table.rows(request.fold, "train")
         if self._private is not None:
             return self._private_statistic(self._private, query, request, rows)
-        cohort, withheld = self._asked(request, rows)
-        sums = release(query, cohort, minimum_cases=self.trainer.minimum_cases, withheld=withheld)
-        return StatisticSums(len(rows), sums)
+        return StatisticSums(len(rows), self._table.sums(query, request, rows))
 
     def _private_statistic(
         self, private: PrivateRelease, query: Query, request: AskStatistic, rows: Rows
     ) -> StatisticSums:
         """Every step changes rows one by one, so a case is behind its own row alone; small cells are left to noise."""
-        steps = decode_steps(request.table_steps)
-        limits = limits_after(steps)  # first: refuses what could fail on some cases only
-        cohort = apply_steps(self._raw.take(rows), steps, fold=request.fold)
+        limits = limits_after(decode_steps(request.table_steps))  # first: refuses what could fail on some cases only
+        cohort = self._table.trained_on(request, rows)
         return StatisticSums(len(rows), private.statistic(query, cohort, limits), (private.cost,))
 
     def train(self, request: Train) -> LocalUpdate:
@@ -145,8 +132,8 @@ class StudyAtSite:
         if request.round_number > entry.rounds:
             raise MessageError(f"round {request.round_number} of {entry.name}, which has {entry.rounds}")
         model, settings = entry.trained
-        rows = self._rows(request.fold, "train")
-        inputs = self._inputs(entry, rows, self._trained_on(request, rows) if model.needs_table else None)
+        rows = self._table.rows(request.fold, "train")
+        inputs = self._inputs(entry, rows, self._table.trained_on(request, rows).table if model.needs_table else None)
         module = self._module(entry, inputs, request.parameters)
         cost = self.cost(request)
         if cost and self.trainer.reserve is not None:
@@ -196,7 +183,7 @@ class StudyAtSite:
         """
         if self.study.privacy.sample_level is None:
             return ()
-        self._rows(request.fold, "train")
+        self._table.rows(request.fold, "train")
         entry = self._entry(request.model)
         mechanism = self._privacy_plan[entry.name, request.fold]
         return (mechanism.once.event if entry.trained[0].centred and request.round_number == 1 else mechanism.event,)
@@ -224,7 +211,7 @@ class StudyAtSite:
     def evaluate(self, request: Evaluate) -> EvaluationSums:
         """Mergeable sums of the model's predictions on a split, and of those of each subgroup."""
         entry = self._entry(request.model)
-        rows = self._rows(request.fold, request.split)
+        rows = self._table.rows(request.fold, request.split)
         if self._private is not None:
             limits_after(decode_steps(request.table_steps))  # refuses what could fail on some cases only
         predicted = self._predicted(entry, request, rows)
@@ -253,7 +240,7 @@ class StudyAtSite:
         return privacy_plan(self.study, privacy, n_cases, n_courses=2 if alone else 1)
 
     def _predicted(self, entry: StudyModel, request: Evaluate, rows: Rows) -> npt.NDArray[np.float64]:
-        table = self._held_out(request, rows) if entry.model.needs_table else None
+        table = self._table.held_out(request, rows).table if entry.model.needs_table else None
         if entry.solved is not None:
             if table is None or not request.solution:
                 raise MessageError(f"model {entry.name} is solved, and no solution came with the request")
@@ -263,37 +250,6 @@ class StudyAtSite:
         inputs = self._inputs(entry, rows, table)
         module = self._module(entry, inputs, request.parameters)
         return self._task.link(predict(module, inputs, device=torch.device(self.trainer.device)))
-
-    def _asked(self, request: AskStatistic, rows: Rows) -> tuple[Cohort, Cohort | None]:
-        """The training cases of a fold after the steps, and the held-out ones where they need protection too.
-
-        With several folds the answers to all of them add up to one about every case, so that a difference of answers
-        stands for the held-out cases; with one split, or one site left out, nothing is ever asked about those. The
-        latest pair is kept: a solver asks many questions about the same cases.
-        """
-        key = _key(request.fold, request.table_steps)
-        if self._latest is None or self._latest[0] != key:
-            within = self.study.n_folds > 1 and self.study.left_out(request.fold) is None
-            held_out = self.data.rows(request.fold, "test") if within else rows[:0]
-            withheld = self._released(held_out, request) if len(held_out) else None
-            self._latest = key, (self._released(rows, request), withheld)
-        return self._latest[1]
-
-    def _released(self, rows: Rows, request: AskStatistic) -> Cohort:
-        """Cases that statistics are taken of: no feature is missing in a few of them only (see `widen_missing`)."""
-        widened = widen_missing(self._raw.take(rows), minimum_cases=self.trainer.minimum_cases)
-        return apply_steps(widened, decode_steps(request.table_steps), fold=request.fold)
-
-    def _trained_on(self, request: Train, rows: Rows) -> FeatureTable:
-        return apply_steps(self._raw.take(rows), decode_steps(request.table_steps), fold=request.fold).table
-
-    def _held_out(self, request: Evaluate, rows: Rows) -> FeatureTable:
-        """The table of cases whose outcome the steps may not see; a batch that was not in ComBat's fit adapts on all of
-        its cases at this site.
-        """
-        unseen = self.study.table.combat.unseen_sites if self.study.table.combat else None
-        steps = decode_steps(request.table_steps)
-        return apply_steps(self._raw, steps, fold=request.fold, unseen=unseen, outcome_known=False).take(rows).table
 
     def _entry(self, model: str) -> StudyModel:
         try:
@@ -312,16 +268,6 @@ class StudyAtSite:
         except ValueError as error:
             raise MessageError(f"model {entry.name}: {error}") from error
         return module
-
-    def _rows(self, fold: int, split: Split) -> Rows:
-        # a fold beyond the last would make training cases of those that are held out
-        if not 0 <= fold < self.study.n_folds:
-            raise MessageError(f"fold {fold}, the study has {self.study.n_folds}")
-        rows = self.data.rows(fold, split)
-        if len(rows) < self.trainer.minimum_cases:
-            reason = f"{len(rows)} {split} cases in fold {fold}, the minimum here is {self.trainer.minimum_cases}"
-            raise GateError(reason, code=Code.SMALL_CELL)
-        return rows
 
     def _inputs(self, entry: StudyModel, rows: Rows, table: FeatureTable | None) -> ModelData:
         patches = self.data.patches
@@ -343,17 +289,6 @@ def _penalty(strategy: Strategy, module: nn.Module) -> Penalty | None:
         return torch.as_tensor(strategy.penalty(list(trained_parameters(trained)), start))
 
     return penalty
-
-
-def _key(fold: int, steps: Sequence[TableStep]) -> str:
-    """Equal for equal folds and steps."""
-    sha = hashlib.sha256(str(fold).encode())
-    for step in steps:
-        sha.update(f"\n{step.kind}".encode())
-        for name, value in step.values.items():
-            content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-            sha.update(f"\n{name} {getattr(value, 'shape', '')} {len(content)} ".encode() + content)
-    return sha.hexdigest()
 
 
 def declared(counts: Prepared, study: StudyConfig, data: Dataset) -> Prepared:
