@@ -57,7 +57,6 @@ def run(
 ) -> None:
     """Wait for the study's hospitals, run it, and write its report."""
     with loading():
-        from common.config.private_networks import private_network_advice
         from server.observing import ObserverSettings, observing
         from server.progress import StudyProgress
         from server.service import open_federation, run_once
@@ -75,8 +74,6 @@ def run(
         observing(observers, home, federation, tell=tell) as watch,
     ):
         watch.follow(out)
-        for sentence in private_network_advice(opened.study):
-            tell(sentence)
         run_once(opened, federation)
         _report(out, None if log else console)
 

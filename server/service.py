@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.loading import digest, load
+from common.config.private_networks import private_network_advice
 from common.config.study import StudyConfig
 from common.errors import AbortedError, FederationError, FedradError
 from common.messages import Done, Finish
@@ -72,6 +73,8 @@ def _run(opened: StudyRun, federation: FlowerFederation, control: StudyControl) 
         control.require_not_aborted()
         journal.write("note", text=text)
 
+    for sentence in private_network_advice(study):
+        journal.write("note", text=sentence)
     deadline = study.federated.join_deadline_s
     missing = federation.wait_for([site.name for site in study.sites], deadline_s=deadline, on_event=waiting)
     if missing:
