@@ -11,9 +11,9 @@ components of patches that the attacker holds, for example of hospitals of its o
 coefficients.
 
 The search starts at those of the attacker's own patches whose gradients together fit best. An update of several cases
-is the mean of their gradients, so these are found one slot at a time with the others held (`matching_examples`), as in
-matching pursuit (Mallat and Zhang 1993): random draws of whole batches, all but never near, leave the search where it
-stands.
+is the mean of their gradients, so these are found one slot at a time with the others held, as in matching pursuit
+(Mallat and Zhang 1993), and then two at a time until no pair is better (`matching_examples`): gradients of like patches
+are alike, and single changes end at batches that only look right. Random draws of whole batches are all but never near.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ def matching_examples(
     """The attacker's patches (as coefficients, (B, K)) whose gradients together come closest to ``observed``.
 
     Each layer counts by its distance over its own size; of a single case, whose gradient is no sum, by the angle alone.
-    Slots are filled and changed one after the other until none changes, from the empty batch and from random ones; the
-    closest end is taken.
+    Slots are filled and changed one after the other, then two and two, until none changes, from the empty batch and
+    from random ones; the closest end is taken.
     """
     sizes = [gradient.numel() for gradient in observed]
     n_tried = max(1, min(starts, len(prior.examples), LARGEST_TABLE // sum(sizes)))
@@ -189,16 +189,21 @@ def matching_examples(
     norms = torch.stack([gradient.norm() + 1e-12 for gradient in observed])
     whole = torch.cat([gradient.flatten() for gradient in observed]) * len(targets)  # the sum over cases
     sought = _in_units(whole[None], sizes, norms)[0]
-    tables: dict[object, Tensor] = {}
-    of_slot: list[Tensor] = []
+    tables: list[Tensor] = []
+    keys: list[object] = []
+    of_slot: list[int] = []
     for slot, target in enumerate(targets):
         key = target.item() if table is None else slot  # of images alone, cases of one outcome are tried alike
-        if key not in tables:
+        if key not in keys:
             row = None if table is None else table[slot : slot + 1]
             found = _gradient_table(module, task, prior.patches(tried), target, row)
-            tables[key] = _in_units(found, sizes, norms if len(targets) > 1 else None)
-        of_slot.append(tables[key])
-    ends = [_pursued(sought, of_slot, generator, is_random=bool(number)) for number in range(PURSUITS)]
+            tables.append(_in_units(found, sizes, norms if len(targets) > 1 else None))
+            keys.append(key)
+        of_slot.append(keys.index(key))
+    along = [-2 * (table @ sought) for table in tables]
+    products = {(i, j): tables[i] @ tables[j].T for i, j in itertools.product(range(len(tables)), repeat=2)}
+    fit = _Fit([along[i] for i in of_slot], [[products[i, j] for j in of_slot] for i in of_slot])
+    ends = [_pursued(fit, generator, is_random=bool(number)) for number in range(PURSUITS)]
     return tried[min(ends)[1]]
 
 
@@ -220,27 +225,61 @@ def _gradient_table(module: nn.Module, task: Task, patches: Tensor, target: Tens
     return torch.cat(parts)
 
 
-def _pursued(
-    sought: Tensor, of_slot: Sequence[Tensor], generator: torch.Generator, *, is_random: bool
-) -> tuple[float, list[int]]:
-    """The squared distance that is left, and the row of each slot's table (n, P) whose sum has it."""
-    n_slots = len(of_slot)
-    chosen: list[int | None] = [None] * n_slots
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """How far sums of gradients are from the one that is sought: ``|g|^2 - 2 g.s``, by products of pairs alone.
+
+    Parameters
+    ----------
+    along : list of Tensor, shape (n,)
+        Of each slot, -2 times the product of its gradients with the one that is sought.
+    products : list of list of Tensor, shape (n, n)
+        Of each pair of slots, of their gradients.
+    """
+
+    along: list[Tensor]
+    products: list[list[Tensor]]
+
+    def of_slot(self, slot: int, chosen: Sequence[int | None], *, besides: int | None = None) -> Tensor:
+        """What each choice in a slot costs, shape (n,), with the others as chosen."""
+        cost = self.along[slot] + self.products[slot][slot].diagonal()
+        for other, row in enumerate(chosen):
+            if row is not None and other not in (slot, besides):
+                cost = cost + 2 * self.products[slot][other][:, row]
+        return cost
+
+    def of_pair(self, one: int, other: int, chosen: Sequence[int | None]) -> Tensor:
+        """What each choice in two slots costs, shape (n, n)."""
+        first, second = (self.of_slot(a, chosen, besides=b) for a, b in ((one, other), (other, one)))
+        return first[:, None] + second[None] + 2 * self.products[one][other]
+
+    def total(self, chosen: Sequence[int]) -> float:
+        each = sum(float(self.along[slot][row]) for slot, row in enumerate(chosen))
+        pairs = itertools.product(enumerate(chosen), repeat=2)
+        return each + sum(float(self.products[a][b][i, j]) for (a, i), (b, j) in pairs)
+
+
+def _pursued(fit: _Fit, generator: torch.Generator, *, is_random: bool) -> tuple[float, list[int]]:
+    """The distance that is left, and what is chosen in each slot: no change of one or of two of them is closer."""
+    slots = range(len(fit.along))
+    chosen: list[int | None] = [None] * len(slots)
     if is_random:
-        chosen = torch.randint(len(of_slot[0]), (n_slots,), generator=generator).tolist()
-    squares = {id(table): table.square().sum(dim=1) for table in of_slot}
-    left = sought - sum((table[row] for table, row in zip(of_slot, chosen, strict=True) if row is not None), sought * 0)
+        chosen = torch.randint(len(fit.along[0]), (len(slots),), generator=generator).tolist()
     for _ in range(SWEEPS):
         before = list(chosen)
-        for slot in torch.randperm(n_slots, generator=generator).tolist():
-            table, row = of_slot[slot], chosen[slot]
-            if row is not None:
-                left = left + table[row]
-            best = int(torch.argmin(squares[id(table)] - 2 * (table @ left)))
-            left, chosen[slot] = left - table[best], best
+        for slot in torch.randperm(len(slots), generator=generator).tolist():
+            chosen[slot] = int(fit.of_slot(slot, chosen).argmin())
         if chosen == before:
             break
-    return float(left.square().sum()), [row for row in chosen if row is not None]
+    for _ in range(SWEEPS):
+        before = list(chosen)
+        for one, other in itertools.combinations(slots, 2):
+            cost = fit.of_pair(one, other, chosen)
+            chosen[one], chosen[other] = divmod(int(cost.argmin()), cost.shape[1])
+        if chosen == before:
+            break
+    rows = [row for row in chosen if row is not None]
+    return fit.total(rows), rows
 
 
 def _distance(found: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
