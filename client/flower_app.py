@@ -91,7 +91,7 @@ def _site_of(context: Context) -> Answer:
         raise ConfigError("flower-supernode", [f"{SITE_KEY}: missing in --node-config, and {SITE_VARIABLE} is not set"])
 
     def answer(request: Request) -> Reply:
-        site = Site(*load_site(Path(named)))
+        site = Site(*load_site(Path(named)), lasting=False)
         try:
             return site.answer(request)
         finally:

@@ -64,9 +64,14 @@ class MaskedSums:
     ----------
     record : SumRecord
         Which sums this hospital's numbers have gone into.
+    lasting : bool
+        False where the process ends after every message: it takes part in no sum, for its keys would end with it.
     """
 
-    def __init__(self, config: SiteConfig, record: SumRecord, credentials: Callable[[], Credentials]) -> None:
+    def __init__(
+        self, config: SiteConfig, record: SumRecord, credentials: Callable[[], Credentials], *, lasting: bool = True
+    ) -> None:
+        self._lasting = lasting
         self._config = config
         self._record = record
         self._credentials = credentials
@@ -79,12 +84,17 @@ class MaskedSums:
         Raises
         ------
         GateError
-            If the study's sums are over fewer hospitals than this one demands.
+            If the study's sums are over fewer hospitals than this one demands, or this process keeps no keys.
         StateError
             If this hospital's key, certificate or authorities cannot be used.
         """
         settings = study.privacy.secure_aggregation
         if settings is not None:
+            if not self._lasting:
+                raise GateError(
+                    "this study adds up its answers under masks, whose keys stay in memory between messages; "
+                    "a plain flower-supernode starts a process for every message: use fedrad site supernode"
+                )
             for cohort in cohorts(study).values():
                 self._require_enough(settings, cohort)
             self._credentials()

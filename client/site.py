@@ -57,6 +57,8 @@ class Site:
         Decides which cases a draw holds; the hospital's own where it is not given. Simulations give an empty one.
     credentials : Credentials, optional
         For masked sums; those that ``site.toml`` names where they are not given.
+    lasting : bool
+        Whether this object lives from one message to the next, as the keys of a masked sum must.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Site:
         *,
         secret: str | None = None,
         credentials: Credentials | None = None,
+        lasting: bool = True,
     ) -> None:
         self.config = config
         self.log = JsonLines(config.state / "log.jsonl")
@@ -75,7 +78,7 @@ class Site:
         self._secret = draw_secret(config.state) if secret is None else secret
         self._one_at_a_time = RLock()
         self._credentials = credentials
-        self._masked = MaskedSums(config, self.gate.sums, self._own_credentials)
+        self._masked = MaskedSums(config, self.gate.sums, self._own_credentials, lasting=lasting)
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request; a failure becomes a `Refusal` with its code, and its sentence stays in the log.

@@ -33,7 +33,7 @@ clinical = [{{ column = "age_years", kind = "numeric" }}, {{ column = "marker", 
 images = [{{ name = "ct", modality = "CT", image = "{{case_id}}.nii.gz", roi = "{{case_id}}_roi.nii.gz" }}]
 split = {{ kind = "holdout", test_fraction = 0.4 }}
 federated = {{ round_deadline_s = {deadline_s}, prepare_deadline_s = 120, join_deadline_s = 120 }}
-privacy = {{ minimum_cases = 2 }}
+privacy = {{ minimum_cases = 2{privacy} }}
 
 [[models]]
 name = "clinical"
@@ -44,12 +44,13 @@ training = {{ optimiser = "sgd", learning_rate = 0.1, batch_size = 4 }}
 
 
 def write_study(
-    folder: Path, sites: tuple[str, ...], *, rounds: int, deadline_s: float = 60.0
+    folder: Path, sites: tuple[str, ...], *, rounds: int, deadline_s: float = 60.0, masked: bool = False
 ) -> tuple[Path, StudyConfig]:
-    """The study file and what it says."""
+    """The study file and what it says; ``masked`` answers are added up under masks."""
     path = folder / "tiny.toml"
     names = ", ".join(f'{{ name = "{site}" }}' for site in sites)
-    path.write_text(STUDY.format(sites=names, rounds=rounds, deadline_s=deadline_s))
+    privacy = ", secure_aggregation = { most_cases = 50 }" if masked else ""
+    path.write_text(STUDY.format(sites=names, rounds=rounds, deadline_s=deadline_s, privacy=privacy))
     return path, load(path, StudyConfig)
 
 
@@ -74,10 +75,16 @@ def write_cases(folder: Path, sites: tuple[str, ...]) -> Cohort:
 
 
 def tiny_consortium(
-    folder: Path, sites: tuple[str, ...], *, rounds: int, deadline_s: float = 60.0, supervised: bool = False
+    folder: Path,
+    sites: tuple[str, ...],
+    *,
+    rounds: int,
+    deadline_s: float = 60.0,
+    supervised: bool = False,
+    masked: bool = False,
 ) -> Consortium:
     """Hospitals that hold their own cases of the tiny study, and a coordinator; nothing runs yet."""
-    study_file, _ = write_study(folder, sites, rounds=rounds, deadline_s=deadline_s)
+    study_file, _ = write_study(folder, sites, rounds=rounds, deadline_s=deadline_s, masked=masked)
     made = Consortium(folder, sites, f"127.0.0.1:{free_port()}", Separation("folders"), supervised=supervised)
     made.coordinator.mkdir()
     for site in sites:

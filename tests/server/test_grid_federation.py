@@ -1,88 +1,31 @@
-"""`GridFederation` and the apps that pyproject.toml names: everything of stock Flower that needs no processes."""
+"""`GridFederation`: what it makes of the nodes of a stock SuperLink and their answers."""
 
 from __future__ import annotations
 
 import threading
-import tomllib
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from time import monotonic
 
-import httpx
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
-from flwr.clientapp import ClientApp
+from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import ServerApp
-from flwr.supercore.object_ref import load_app
-from flwr.supercore.task_identity import TaskIdentity
 
-from client.flower_app import SITE_VARIABLE
-from client.flower_app import app as client_app
-from common.config.loading import digest, load
-from common.config.study import StudyConfig
-from common.errors import Code, ConfigError, FederationError
+from common.errors import Code, FederationError
 from common.federation import Answer
 from common.messages import Finish, Hello, Refusal, Welcome
 from common.wire import Limits, decode_message, encode_message
-from server import flower_app, grid_federation
-from server.flower_app import run_over_grid
+from server import grid_federation
 from server.grid_federation import GridFederation
-from server.opening import open_run
-from simulations.run import simulate
-from simulations.tiny_study import tiny_consortium, write_cases, write_study
-from tests.deployment import REPOSITORY, until
-from tests.over_flower import final_digests
+from tests.deployment import until
+from tests.server.memory_grid import MemoryGrid, Node, as_in_a_server_app, code_of
 
 SITES = ("east", "north")
 DIGEST = "0" * 64
 
-Node = Callable[[Message], Message | None]
-
 
 @pytest.fixture(autouse=True)
 def _as_in_a_server_app(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flower's processes know which run they belong to; a message cannot be made without."""
-    monkeypatch.setattr(TaskIdentity, "_task_id", 1)
-    monkeypatch.setattr(TaskIdentity, "_run_id", 1)
-    monkeypatch.setattr(TaskIdentity, "_node_id", 1)
-
-
-class MemoryGrid:
-    """A Grid whose nodes are functions; a node that returns None stays silent."""
-
-    def __init__(self, nodes: dict[int, Node]) -> None:
-        self.nodes = nodes
-        self.replies: dict[str, Message] = {}
-        self.failing = 0
-        self.pushed = 0
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self.nodes)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        ids = []
-        for message in messages:
-            metadata = message.metadata
-            sent = make_message(
-                metadata=Metadata(1, "", 1, metadata.dst_node_id, "", "", 0.0, 1e12, metadata.message_type),
-                content=message.content,
-            )
-            sent.metadata.__dict__["_message_id"] = f"m{self.pushed}-{metadata.dst_node_id}"
-            self.pushed += 1
-            ids.append(sent.metadata.message_id)
-            reply = self.nodes[metadata.dst_node_id](sent)
-            if reply is not None:
-                self.replies[sent.metadata.message_id] = reply
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        if self.failing:
-            self.failing -= 1
-            raise httpx.ConnectError("gone")
-        return [self.replies.pop(key) for key in message_ids if key in self.replies]
+    as_in_a_server_app(monkeypatch)
 
 
 def named(site: str) -> Node:
@@ -103,17 +46,6 @@ def failing(code: int) -> Node:
 def federation(nodes: dict[int, Node]) -> tuple[GridFederation, MemoryGrid, list[str]]:
     grid, events = MemoryGrid(nodes), list[str]()
     return GridFederation(grid, DIGEST, on_event=events.append), grid, events  # type: ignore[arg-type]
-
-
-def code_of(reply: object) -> str:
-    assert isinstance(reply, Refusal), reply
-    return str(reply.code)
-
-
-def test_the_components_that_pyproject_names_are_the_apps() -> None:
-    components = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["components"]
-    assert isinstance(load_app(components["serverapp"], ImportError, REPOSITORY), ServerApp)
-    assert isinstance(load_app(components["clientapp"], ImportError, REPOSITORY), ClientApp)
 
 
 def test_nodes_say_who_they_are_and_the_rest_is_left_out() -> None:
@@ -261,48 +193,3 @@ def test_who_is_missing_is_named_with_what_other_nodes_refused() -> None:
     made, _, _ = federation({5: named("east"), 7: refuses})
     with pytest.raises(FederationError, match=r"not connected after 0 s: north; nodes that refused: version_mismatch"):
         made.require(SITES, deadline_s=0)
-
-
-def test_a_run_needs_its_study_and_its_folder() -> None:
-    with pytest.raises(ConfigError, match=r"study: missing") as caught:
-        run_over_grid(MemoryGrid({}), {"study": "", "out": ""})  # type: ignore[arg-type]
-    assert len(caught.value.faults) == 2
-
-
-def test_a_client_without_a_site_file_sends_a_code_and_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SITE_VARIABLE, raising=False)
-    request = encode_message(Hello(DIGEST, {})).record
-    for node_config in ({}, {"site": "/secret/site.toml"}):
-        assert code_of(decode_message(call(request, node_config).content, Limits())) == "config"
-
-
-def call(record: RecordDict, node_config: dict[str, str]) -> Message:
-    message = make_message(metadata=Metadata(1, "m", 1, 5, "", "", 0.0, 1e12, "query"), content=record)
-    context = Context(run_id=1, node_id=5, node_config=node_config, state=RecordDict(), run_config={"site": "/evil"})
-    return client_app(message, context)
-
-
-def test_a_study_over_the_apps_ends_with_the_bits_of_one_process_and_resumes(tmp_path: Path) -> None:
-    """ServerApp and ClientApp as Flower calls them, a site opened anew for every message, no processes."""
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    study_file, study = write_study(alone, SITES, rounds=2)
-    opened = open_run(study_file, alone / "run", resume=False)
-    simulate(study, write_cases(alone, SITES), out=alone / "run", journal=opened.journal, baselines=False)
-
-    (tmp_path / "made").mkdir()
-    made = tiny_consortium(tmp_path / "made", SITES, rounds=2)
-    configs = {number: {"site": str(made.hospital(site) / "site.toml")} for number, site in enumerate(SITES, 5)}
-    grid = MemoryGrid({n: lambda message, own=own: call_on(message, own) for n, own in configs.items()})  # type: ignore[misc]
-    config = {"study": str(made.coordinator / "study.toml"), "out": str(tmp_path / "out")}
-    flower_app.app(grid=grid, context=Context(1, 1, {}, RecordDict(), config))  # type: ignore[arg-type]
-    assert load(made.coordinator / "study.toml", StudyConfig) == study
-    assert digest(study)
-    assert final_digests(tmp_path / "out", study) == final_digests(alone / "run", study)
-    assert (tmp_path / "out" / "report.html").stat().st_size > 0
-    flower_app.app(grid=grid, context=Context(1, 1, {}, RecordDict(), config))  # type: ignore[arg-type]
-    assert final_digests(tmp_path / "out", study) == final_digests(alone / "run", study)
-
-
-def call_on(message: Message, node_config: dict[str, str]) -> Message:
-    return client_app(message, Context(1, 5, node_config, RecordDict(), {}))

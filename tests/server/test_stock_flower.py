@@ -64,6 +64,31 @@ def test_a_study_under_stock_flower_ends_with_the_same_bits(tmp_path: Path) -> N
 
 @pytest.mark.stock
 @pytest.mark.timeout(1200)
+def test_sums_under_masks_end_with_the_same_bits(tmp_path: Path) -> None:
+    """A site that stays in memory keeps the keys of a sum between messages, whoever carries them."""
+    sites = (*SITES, "west")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    study_file, study = write_study(alone, sites, rounds=1, deadline_s=DEADLINE_S, masked=True)
+    opened = open_run(study_file, alone / "run", resume=False)
+    simulate(study, write_cases(alone, sites), out=alone / "run", journal=opened.journal, baselines=False)
+    (tmp_path / "made").mkdir()
+    made = tiny_consortium(tmp_path / "made", sites, rounds=1, deadline_s=DEADLINE_S, masked=True)
+    out = tmp_path / "out"
+    with stock_flower(made, tmp_path / "flower") as flower:
+        flower.start_superlink()
+        for site in sites:
+            flower.register(site)
+            flower.start_guarded(site, build_fab_from_disk(REPOSITORY))
+        flower.run(REPOSITORY, study=made.coordinator / "study.toml", out=out)
+        wait(flower, (out / "report.html").exists)
+        assert final_digests(out, study) == final_digests(alone / "run", study)
+        replies = {line["reply"] for line in JsonLines(out / "events.jsonl").read() if line["event"] == "answer"}
+        assert not {"StatisticSums", "LocalUpdate", "EvaluationSums"} & replies
+
+
+@pytest.mark.stock
+@pytest.mark.timeout(1200)
 def test_every_process_is_killed_once_and_nobody_does_anything(tmp_path: Path) -> None:
     """`docs/stock_flower.md`, "When a process dies": supervised, the study ends with the bits of an undisturbed run."""
     rounds = 8
