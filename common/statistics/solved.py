@@ -24,7 +24,8 @@ from common.statistics.logistic import logistic_lasso
 from common.statistics.margins import MarginModel, linear_svm, ridge_logistic, ridge_regression
 from common.statistics.procedure import Procedure
 from common.statistics.quantiles import balanced_edges
-from common.statistics.xgboost_trees import MAX_DEPTH, XgboostSettings, xgboost_bagging
+from common.statistics.xgboost_booster import MAX_DEPTH
+from common.statistics.xgboost_trees import XgboostSettings, xgboost_bagging
 
 OutcomeKind = Literal["two classes", "several classes", "number", "survival"]
 

@@ -21,11 +21,10 @@ from common.statistics.procedure import run
 from common.statistics.quantiles import balanced_edges
 from common.statistics.small_cell import release
 from common.statistics.trees import LEAF, binned
+from common.statistics.xgboost_booster import GrownTree, read_booster
 from common.statistics.xgboost_trees import (
-    GrownTree,
     XgboostQuery,
     XgboostSettings,
-    read_booster,
     xgboost_bagging,
 )
 from tests.common.statistics.cohorts import ask_and_record, cohort, solve, split, take
@@ -94,7 +93,7 @@ def test_hospitals_trees_are_merged_as_flowers_strategy_does():
 def test_the_merged_booster_is_one_that_xgboost_loads_and_predicts_with():
     query, sites = first_query(), split(WHOLE, 3)
     merged = query.merge([query.summarise(site) for site in sites])["booster"].tobytes()
-    trees = read_booster(merged, query, n_trees=3)
+    trees = read_booster(merged, query.limits, n_trees=3)
     bins = binned(WHOLE.table, NAMES, query.edges)
     ours = sum(tree.output[tree.trees.leaves(bins)[:, 0]] for tree in trees)
     model = xgboost.Booster()
@@ -110,7 +109,7 @@ def test_each_of_n_trees_counts_one_nth_and_the_order_of_sites_changes_nothing()
     score = np.log(merged.predict(WHOLE.table)[:, 1] / merged.predict(WHOLE.table)[:, 0]) - merged.start
     ask, _, answered = ask_and_record(sites)
     run(xgboost_bagging(NAMES, edges, one), ask)
-    alone = [read_booster(a["booster"].tobytes(), first_query(edges=edges), n_trees=1)[0] for a in answered[-1]]
+    alone = [read_booster(a["booster"].tobytes(), first_query(edges=edges).limits, n_trees=1)[0] for a in answered[-1]]
     bins = binned(WHOLE.table, NAMES, edges)
     np.testing.assert_allclose(score, np.mean([t.output[t.trees.leaves(bins)[:, 0]] for t in alone], axis=0), atol=1e-9)
     turned = solve(lambda: xgboost_bagging(NAMES, edges, SETTINGS), sites[::-1])
@@ -140,7 +139,7 @@ def test_no_output_tells_of_a_few_cases_of_a_class(seed, minimum):
     whole = cohort(120, 6, seed=seed, signal=2.0)
     query = first_query(whole, group_size=minimum, max_depth=4)
     sums = release(query, whole, minimum_cases=minimum)
-    (tree,) = read_booster(sums["booster"].tobytes(), query, n_trees=1)
+    (tree,) = read_booster(sums["booster"].tobytes(), query.limits, n_trees=1)
     assert tree.trees.n_nodes > 1
     n, k = np.meshgrid(np.arange(121), np.arange(121), indexing="ij")
     p = 1 / (1 + np.exp(-query.start))
@@ -169,7 +168,7 @@ def test_a_hospital_with_a_few_cases_of_a_class_sends_none():
 def test_an_empty_hospital_adds_nothing():
     none = take(WHOLE, np.zeros(0, dtype=np.int64))
     query = first_query()
-    (tree,) = read_booster(query.summarise(none)["booster"].tobytes(), query, n_trees=1)
+    (tree,) = read_booster(query.summarise(none)["booster"].tobytes(), query.limits, n_trees=1)
     assert tree.trees.n_nodes == 1
     assert tree.output[0] == 0
 
