@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from client.audit_chain import Entry, Finding, Head, read_chain
-from client.audit_log import VOUCHING, AuditFiles, log_key, public_hex, read_head
+from client.audit_head import read_head
+from client.audit_log import VOUCHING, AuditFiles, log_key, public_hex
 from client.site_key import SiteKey
 from common.errors import StateError
 

@@ -17,7 +17,6 @@ Several processes may write: each takes the file's lock and reads first what the
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -40,18 +38,15 @@ from client.audit_chain import (
     sign_line,
     time_stamp,
 )
+from client.audit_head import ADVICE, SLOT_BYTES, read_head, write_head
 from client.site_key import SiteKey
 from common.errors import StateError
-from common.files import write_atomic, write_secret
+from common.files import write_secret
 
 LOG_FILE, KEY_FILE, HEAD_FILE = "audit.jsonl", "audit.key", "audit.head"
-SLOT_BYTES = 512
-"""Half of the head file; a disk writes a block of this size whole or not at all."""
-
 CUT_HERE = b"~\n"
 """Ends a line that a crash cut, so that one that lacked its line end alone does not become whole afterwards."""
 
-_HEAD_MARK = b"fedrad audit head 1\n"
 VOUCHING = "audit key"
 """What the hospital's key signs when it vouches for the log's key."""
 
@@ -245,9 +240,6 @@ def begin_anew(files: AuditFiles, site_key: SiteKey, *, reason: str) -> Path:
     return aside
 
 
-ADVICE = "fedrad site audit says what; nothing is answered until it was looked into"
-
-
 def log_key(files: AuditFiles) -> Ed25519PrivateKey:
     """The key that signs the lines; made where there is neither a key nor a log.
 
@@ -285,54 +277,6 @@ def require_whole(log: Path, findings: tuple[Finding, ...]) -> None:
     for finding in findings:
         if finding.level == "tampered":
             raise StateError(f"{log}, line {finding.line}: {finding.sentence}; {ADVICE}")
-
-
-def read_head(path: Path, key: Ed25519PublicKey) -> Head:
-    """The head that was kept last.
-
-    Raises
-    ------
-    StateError
-        If the file is gone, or neither of its places holds a head that the log's key signed.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise StateError(f"{path} cannot be read: {error.strerror or error}; {ADVICE}") from error
-    found = [_slot(raw[start : start + SLOT_BYTES], key) for start in (0, SLOT_BYTES)]
-    heads = [head for head in found if head is not None]
-    if not heads:
-        raise StateError(f"{path} holds no head of this log; {ADVICE}")
-    return max(heads, key=lambda head: head.counter)
-
-
-def write_head(path: Path, head: Head, key: Ed25519PrivateKey, *, place: int) -> None:
-    """Keep a head in one of the two places; who takes them by turns loses at most the latest in a torn write."""
-    text = str(head)
-    signature = key.sign(_HEAD_MARK + text.encode()).hex()
-    slot = json.dumps({"head": text, "signature": signature}).encode().ljust(SLOT_BYTES - 1) + b"\n"
-    if not path.exists():
-        write_atomic(path, slot + slot)
-        return
-    try:
-        handle = os.open(path, os.O_WRONLY)
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        os.pwrite(handle, slot, SLOT_BYTES * place)
-    finally:
-        os.close(handle)
-
-
-def _slot(raw: bytes, key: Ed25519PublicKey) -> Head | None:
-    try:
-        content = json.loads(raw)
-        text = str(content["head"])
-        key.verify(bytes.fromhex(content["signature"]), _HEAD_MARK + text.encode())
-    except (ValueError, KeyError, TypeError, InvalidSignature):
-        return None
-    counter, _, sha = text.partition(":")
-    return Head(int(counter), sha)
 
 
 def _read(handle: int, start: int, end: int) -> bytes:
