@@ -233,6 +233,9 @@ class _Sum:
             server.collect(site, reply)
         total = server.total()
         self._tell_faults(server)
+        self._conversation.journal.write(
+            "summed", phase=self._phase, request=type(self._question).__name__, sum=self._name, sites=",".join(included)
+        )
         try:
             return from_words(self._whole, layout, total, plan, n_included=len(included), grid=self._grid)
         except (MessageError, ValueError) as error:

@@ -263,6 +263,8 @@ def _require_quorum(collected: _Collected, quorum: int) -> None:
 
 def _tell(conversation: Conversation, course: Course, entry: StudyModel, fold: int, state: TrainingState) -> None:
     latest = [h for h in state.history if h.round_number == state.round_number]
+    absences = [absence.split(maxsplit=2) for absence in state.absent]
+    absent = {site for number, site, _ in absences if int(number) == state.round_number}
     n_cases = sum(h.n_cases for h in latest)
     conversation.journal.write(
         "round",
@@ -272,5 +274,5 @@ def _tell(conversation: Conversation, course: Course, entry: StudyModel, fold: i
         round_number=state.round_number,
         rounds=entry.rounds,
         train_loss=sum(h.n_cases * h.train_loss for h in latest) / max(n_cases, 1),
-        sites=len(latest),
+        sites=len(course.trainers) - len(absent),  # a sum under masks is one entry of all who are in it
     )

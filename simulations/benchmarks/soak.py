@@ -3,9 +3,9 @@
 ``python -m simulations.benchmarks.soak --rounds 500`` runs the tiny study over a real coordinator and three sites with
 mutual TLS, each under `fedrad supervise`. Until shortly before the end a process of a random kind gets SIGKILL or a
 site's connection is cut, again and again; ``--disturbed 0.6`` leaves the last two fifths calm, so that growth can be
-measured in longer lives. All sites take part in every round. At the end the parameters must be the bits of an
-undisturbed run in one process, and no process, socket, file descriptor, file or memory may be left over; exit code 1
-where that does not hold.
+measured in longer lives; ``--masked`` adds up all answers under masks. All sites take part in every round. At the end
+the parameters must be the bits of an undisturbed run in one process, and no process, socket, file descriptor, file or
+memory may be left over; exit code 1 where that does not hold.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
-import numpy as np
 import psutil
 
 from common.config.loading import digest
@@ -32,6 +31,7 @@ from common.journal import JsonLines
 from server.checkpoint import CheckpointStore
 from server.opening import JOURNAL_FILE, open_run
 from server.training_state import TrainingState
+from simulations.benchmarks.growth import Life, grown
 from simulations.benchmarks.relay import Relay
 from simulations.consortium import COORDINATOR, SUPERVISION_LOG, Consortium, free_port, last_lines
 from simulations.parties import Parties, Separation
@@ -42,50 +42,8 @@ SITES = ("east", "north", "south")
 DISTURBED = 0.95
 """Share of the rounds in which something dies."""
 
-WARM_UP = 0.25
-"""Share of a process's rounds that is left out of slopes: libraries load, caches fill, allocators settle. The
-last round is left out too: the report is written in it."""
-
-SLOPE_LIMIT_MB = 2.0
-"""Growth in 100 rounds that counts as a leak. The history of rounds, which a coordinator holds, is far below."""
-
-DESCRIPTOR_LIMIT = 3.0
-"""In 100 rounds, as above; a connection more or less in the pool is no leak."""
-
-LEAST_ROUNDS = 60
-"""Fewer tell nothing about growth."""
-
 SAMPLE_S = 0.5
 CUT_S = (0.5, 4.0)
-
-
-Sample = tuple[int, float, int]
-"""Rounds done, resident MB, file descriptors."""
-
-
-@dataclass
-class Life:
-    """One process over its life."""
-
-    samples: list[Sample] = field(default_factory=list)
-
-    def settled(self) -> list[Sample]:
-        """Samples without the warm-up and without the last round (the report is made in it)."""
-        first, last = self.samples[0][0], self.samples[-1][0]
-        start = first + WARM_UP * (last - first)
-        return [sample for sample in self.samples if start <= sample[0] < last]
-
-    def n_rounds(self) -> int:
-        """Rounds over which it settled."""
-        return len({sample[0] for sample in self.settled()})
-
-    def growth(self) -> tuple[float, float]:
-        """Resident MB and file descriptors in 100 rounds, by least squares; zeros where there is too little to tell."""
-        if self.n_rounds() < LEAST_ROUNDS:
-            return 0.0, 0.0
-        columns = zip(*self.settled(), strict=True)
-        rounds, megabytes, descriptors = (np.array(column, dtype=float) for column in columns)
-        return float(100 * np.polyfit(rounds, megabytes, 1)[0]), float(100 * np.polyfit(rounds, descriptors, 1)[0])
 
 
 class Soak:
@@ -232,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every-s", type=float, default=8.0, help="mean seconds between two disturbances")
     parser.add_argument("--seconds", type=float, default=7200.0, help="give up after so long")
     parser.add_argument("--disturbed", type=float, default=DISTURBED, help="share of the rounds in which they come")
+    parser.add_argument("--masked", action="store_true", help="all answers are added up under masks")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -245,10 +204,10 @@ def _soak(folder: Path, options: argparse.Namespace) -> int:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
-    study, expected = _undisturbed(folder / "undisturbed", rounds)
+    study, expected = _undisturbed(folder / "undisturbed", rounds, masked=options.masked)
     home = folder / "consortium"
     home.mkdir()
-    made = tiny_consortium(home, SITES, rounds=rounds, supervised=True)
+    made = tiny_consortium(home, SITES, rounds=rounds, supervised=True, masked=options.masked)
     made = replace(made, listen=f"127.0.0.1:{free_port()}")
     ports = {int(address.rpartition(":")[2]) for address in (made.address, made.listen)}
     before = {process.pid for process in psutil.Process().children(recursive=True)}
@@ -271,38 +230,18 @@ def _soak(folder: Path, options: argparse.Namespace) -> int:
     disturbances = ", ".join(f"{n} {kind}" for kind, n in sorted(soak.done.items()))
     tell(f"{rounds} rounds in {monotonic() - started:.0f} s; disturbances: {disturbances}")
     tell(f"final parameters: {', '.join(value[:16] for value in expected.values())}; equal: {not faults}")
-    faults += _growth(soak, tell)
+    faults += grown(soak.lives, tell)
     for fault in faults:
         tell(f"FAULT: {fault}")
     return 1 if faults else 0
 
 
-def _undisturbed(folder: Path, rounds: int) -> tuple[StudyConfig, dict[str, str]]:
+def _undisturbed(folder: Path, rounds: int, *, masked: bool) -> tuple[StudyConfig, dict[str, str]]:
     folder.mkdir()
-    study_file, study = write_study(folder, SITES, rounds=rounds)
+    study_file, study = write_study(folder, SITES, rounds=rounds, masked=masked)
     opened = open_run(study_file, folder / "run", resume=False)
     simulate(study, write_cases(folder, SITES), out=folder / "run", journal=opened.journal, baselines=False)
     return study, parameters_of(folder / "run", study)
-
-
-def _growth(soak: Soak, tell: Callable[[str], None]) -> list[str]:
-    """Print how every party grew in the life of it that settled for the most rounds; the faults among them."""
-    faults = []
-    for party, lives in soak.lives.items():
-        life = max(lives.values(), key=Life.n_rounds)
-        if life.n_rounds() < LEAST_ROUNDS:
-            tell(f"{party}: {len(lives)} lives; none settled for {LEAST_ROUNDS} rounds, too few to tell growth")
-            continue
-        settled, (megabytes, descriptors) = life.settled(), life.growth()
-        last = settled[-1]
-        tell(
-            f"{party}: {len(lives)} lives; rounds {settled[0][0]}-{last[0]} of one, "
-            f"{last[1]:.0f} MB ({megabytes:+.2f} MB / 100 rounds), "
-            f"{last[2]} descriptors ({descriptors:+.2f} / 100 rounds)"
-        )
-        if megabytes > SLOPE_LIMIT_MB or descriptors > DESCRIPTOR_LIMIT:
-            faults.append(f"{party} grows")
-    return faults
 
 
 if __name__ == "__main__":

@@ -125,6 +125,9 @@ def test_a_round_survives_three_of_ten_in_any_step(tmp_path, step):
     assert heard[ALL_SITES].n_cases == n_cases
     np.testing.assert_allclose(heard[ALL_SITES].delta.flatten(), mean.flatten(), atol=1e-6)
     assert all(heard[name].code == Code.SITE_SILENT for name in left_out)
+    (line,) = [line for line in made.journal.read() if line["event"] == "summed"]
+    assert (line["sum"], line["request"]) == (ALL_SITES, "Train")
+    assert line["sites"].split(",") == [name for name in TEN if name not in left_out]
 
 
 @pytest.mark.parametrize("step", STEPS)

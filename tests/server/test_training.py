@@ -149,6 +149,7 @@ def test_below_the_quorum_the_round_cannot_be_and_names_who_is_absent(tmp_path: 
 
     if enough:
         assert train(of, tmp_path, disturb=disturb).absent == ("2 a site_silent", "2 c site_silent")
+        assert [(line["round_number"], line["sites"]) for line in events(tmp_path, "round")] == [(1, 3), (2, 1)]
         return
     with pytest.raises(FederationError) as caught:
         train(of, tmp_path, disturb=disturb)

@@ -136,6 +136,15 @@ def test_nothing_of_one_hospital_is_in_the_record(masked):
     assert {line["code"] for line in answers if line["reply"] == "Refusal"} == {"small_cell"}  # as without masks
 
 
+def test_the_journal_says_how_many_hospitals_a_masked_round_had(masked):
+    lines = list(JsonLines(masked[0] / "events.jsonl").read())
+    rounds = [line for line in lines if line["event"] == "round"]
+    assert rounds
+    assert {line["sites"] for line in rounds} == {3}
+    trained = [line for line in lines if line["event"] == "summed" and line["request"] == "Train"]
+    assert [line["sites"] for line in trained] == ["east,north,south"] * len(rounds)
+
+
 def test_tables_and_report_show_one_row_for_all(masked, tmp_path):
     results = load_results([masked[0]])
     write_tables(results, tmp_path)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from simulations.benchmarks.growth import Life
 from simulations.benchmarks.relay import Relay
-from simulations.benchmarks.soak import Life
 from simulations.consortium import free_port
 from tests.deployment import until
 
