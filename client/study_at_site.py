@@ -132,6 +132,8 @@ class StudyAtSite:
         if request.round_number > entry.rounds:
             raise MessageError(f"round {request.round_number} of {entry.name}, which has {entry.rounds}")
         model, settings = entry.trained
+        if self._private is not None and model.needs_table:
+            limits_after(decode_steps(request.table_steps))  # refuses what could fail on some cases only
         rows = self._table.rows(request.fold, "train")
         inputs = self._inputs(entry, rows, self._table.trained_on(request, rows).table if model.needs_table else None)
         module = self._module(entry, inputs, request.parameters)

@@ -58,8 +58,6 @@ def learn_centre_private(
     ------
     PrivacyError
         If the model mixes cases.
-    StatisticError
-        If a feature is no finite number.
     """
     require_separable(module)
     centre = centre_of(module)

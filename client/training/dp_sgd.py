@@ -41,7 +41,7 @@ from client.training.loop import (
 )
 from client.training.optimisers import gradient_of
 from client.training.time_slices import long_slices
-from common.errors import PrivacyError, StatisticError
+from common.errors import PrivacyError
 from common.messages import PrivacyEvent
 from common.models.networks.centre import trained_parameters
 from common.privacy.gaussian import inflated, with_noise
@@ -119,8 +119,6 @@ def train_private(
     ------
     PrivacyError
         If the model or its loss mixes cases, so that no case has a gradient of its own.
-    StatisticError
-        If a gradient is no finite number.
     """
     require_separable(module)
     module.to(device).train()
@@ -215,14 +213,18 @@ class NoisedSums:
         self._total: npt.NDArray[np.float64] = np.zeros(n_values)
 
     def add(self, gradients: Sequence[Tensor], losses: Tensor) -> None:
-        """Add the cases of a part of the sample: gradients (B, ...) a parameter, losses (B,)."""
+        """Add the cases of a part of the sample: gradients (B, ...) a parameter, losses (B,).
+
+        A case whose gradient is not finite adds none, and one whose loss is not finite the largest: to fail because of
+        one case would tell of it. Where the training ran away, that is seen in the loss.
+        """
         flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).double()
+        flat = torch.where(flat.isfinite().all(dim=1, keepdim=True), flat, 0.0)
+        losses = losses.double().nan_to_num(nan=LOSS_CEILING, posinf=LOSS_CEILING)
         norms = torch.linalg.vector_norm(flat, dim=1)
-        if not bool(torch.isfinite(norms).all()) or not bool(torch.isfinite(losses).all()):
-            raise StatisticError("the gradient of a case is not finite: the training ran away, or its inputs are not")
         factors = (self._gradient_norm / norms.clamp_min(1e-300)).clamp_max(1.0)
         self._total[:-1] += (factors @ flat).cpu().numpy()
-        self._total[-1] += float(losses.double().clamp(0.0, LOSS_CEILING).sum()) * self._loss_weight
+        self._total[-1] += float(losses.clamp(0.0, LOSS_CEILING).sum()) * self._loss_weight
 
     def release(self) -> float:
         """Noise the sums, put the mean gradient into the parameters, begin anew; the mean loss a case."""

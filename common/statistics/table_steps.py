@@ -123,8 +123,8 @@ def columns_after(steps: Sequence[Step], names: Sequence[str]) -> tuple[str, ...
 def limits_after(steps: Sequence[Step]) -> Limits:
     """Ranges of the table's columns after the steps: they follow from the steps, never from a case.
 
-    A column without a `Bounds` step has none. ComBat keeps a column about where it was, so its range stays, and what it
-    moves beyond is clipped.
+    A column without a `Bounds` step has none. What an imputer fills in belongs to the range. ComBat keeps a column
+    about where it was, so its range stays, and what it moves beyond is clipped.
 
     What is refused here is refused whatever the cases are. A step that fails on some cases only, because a value is
     missing or too large, would tell of them by failing.
@@ -143,10 +143,13 @@ def limits_after(steps: Sequence[Step]) -> Limits:
         elif isinstance(step, Keep):
             limits = limits.keep([name for name in step.names if name in limits.names])
         elif isinstance(step, Imputer):
-            limits = limits.keep(step.names, complete=True)
+            low, high = limits.of(step.names)
+            limits = Limits(step.names, np.minimum(low, step.fill), np.maximum(high, step.fill), complete=True)
+            _require_modest(limits.low, limits.high)
         elif isinstance(step, Scaler):
             low, high = limits.of(step.names)
-            ends = (low - step.location) / step.scale, (high - step.location) / step.scale
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+                ends = (low - step.location) / step.scale, (high - step.location) / step.scale
             limits = Limits(step.names, *ends, limits.complete)
             _require_modest(limits.low, limits.high)
         elif isinstance(step, CombatModel):

@@ -177,7 +177,10 @@ def test_ranges_follow_the_steps():
     assert not limits_after(steps[:2]).complete
     ends = FeatureTable(np.array([bounds.low, bounds.high]), bounds.names, TABLE.case_ids)
     reached = apply_steps(replace(SMALL, table=ends), steps, fold=0).table.values
-    np.testing.assert_array_equal(reached, [limits.low, limits.high])
+    fills = replace(SMALL, table=FeatureTable(np.full((2, 3), np.nan), bounds.names, TABLE.case_ids))
+    filled = apply_steps(fills, steps, fold=0).table.values
+    np.testing.assert_array_equal(np.minimum(reached, filled)[0], limits.low)
+    np.testing.assert_array_equal(np.maximum(reached, filled)[1], limits.high)
 
 
 def test_without_bounds_no_column_has_a_range_and_components_have_none_at_all():
@@ -207,5 +210,7 @@ def test_what_could_fail_on_some_cases_only_is_refused_from_the_steps_alone():
             limits_after((*LONG[:3], crafted))
     with pytest.raises(PrivacyError, match="is none"):
         limits_after((*LONG[:3], Scaler(NAMES, np.zeros(5), np.full(5, 1e-300))))
+    with pytest.raises(PrivacyError, match="is none"):
+        limits_after((*LONG[:2], Imputer(NAMES, np.full(5, 1e200))))
     with pytest.raises(PrivacyError, match="is none"):
         limits_after((Bounds(NAMES, np.full(5, -1e200), np.full(5, 1e200)),))
