@@ -141,7 +141,8 @@ def _promises(study: StudyConfig) -> Iterator[str]:
         least = privacy.secure_aggregation.least(study.n_training)
         yield (
             f"Answers about cases leave under masks: the coordinator reads sums over at least {least} of "
-            f"{study.n_training} training hospitals, and no answer of one."
+            f"{study.n_training} training hospitals, and no answer of one, unless "
+            f"{privacy.secure_aggregation.in_league(study.n_training)} of them help it against the others."
         )
     if privacy.site_level is not None:
         yield _site_level(study, privacy.site_level)

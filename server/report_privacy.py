@@ -40,8 +40,9 @@ def _statistics(results: StudyResults) -> Iterator[str]:
     yield (
         f"Table statistics and evaluations are differentially private: epsilon {spent:.3g} at delta "
         f"{private.target_delta:g} for the {n} answers that a hospital gives at most. The unit is one case, its row "
-        "added or removed; the number of a hospital's cases is public. Measures have this noise in them, and their "
-        "intervals do not contain it. What trained models tell of cases is not covered by this."
+        "added or removed; the number of a hospital's cases and which of them are held out are public. Measures have "
+        "this noise in them, and their intervals do not contain it. What trained models tell of cases is not covered "
+        "by this."
     )
 
 

@@ -13,6 +13,7 @@ from common.config.fields import Name
 from common.config.loading import Frozen
 from common.privacy.contribution import SumPlan
 from common.privacy.fixed_point import MAX_SITES, Bits, Rounding
+from common.privacy.mask_graph import COMPLETE_UP_TO, CORRUPT
 from common.strategies.interface import Weighting
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class SecureAggregationConfig(Frozen):
         """Sites of a cohort that must be in a sum."""
         by_part = math.ceil(self.threshold * n_sites - 1e-9)
         return min(n_sites, max(by_part, n_sites // 2 + 1, self.minimum_sites))
+
+    def in_league(self, n_sites: int) -> int:
+        """Sites in league with the coordinator that it takes to have two sets of sites signed in one session."""
+        return 2 * self.least(n_sites) - n_sites
 
     def plan(self, n_sites: int, weighting: Weighting) -> SumPlan:
         """How answers of so many sites are put into words."""
@@ -120,6 +125,12 @@ def secure_aggregation_faults(study: StudyConfig) -> Iterator[str]:
         kind = "training" if name == ALL_SITES else "external"
         if len(sites) < config.minimum_sites:
             yield f"{place}: {len(sites)} {kind} sites, a sum over fewer than {config.minimum_sites} hides nobody"
+        if len(sites) > COMPLETE_UP_TO and config.in_league(len(sites)) <= CORRUPT * len(sites):
+            yield (
+                f"{place}.threshold: with {config.least(len(sites))} of {len(sites)} {kind} sites, "
+                f"{config.in_league(len(sites))} in league with the coordinator could read another's answer; one site "
+                "in five must not be enough: expected a threshold above 0.6"
+            )
         if len(sites) > MAX_SITES:
             yield f"{place}: {len(sites)} {kind} sites, a sum has room for {MAX_SITES}"
     if {ALL_SITES, ALL_EXTERNAL} & {site.name for site in study.sites}:

@@ -82,14 +82,16 @@ class SiteLevel:
 
     @property
     def std_of_the_count(self) -> float:
-        """Standard deviation of the noise on the count, in which a site weighs a half up or down."""
-        return self.noise_multiplier / (2 * math.sqrt(self.adaptive.share)) if self.adaptive else math.inf
+        """Standard deviation of the noise on the count. A site weighs a half up or down, so an update that is replaced
+        by zeros, which lie below every norm, moves it by 1.
+        """
+        return self.noise_multiplier / math.sqrt(self.adaptive.share) if self.adaptive else math.inf
 
     def cost(self) -> tuple[PrivacyEvent, ...]:
         """What a round costs."""
         if self.adaptive is None:
             return (gaussian(self.noise_multiplier),)
-        return gaussian(self.of_the_sum), gaussian(2 * self.std_of_the_count)
+        return gaussian(self.of_the_sum), gaussian(self.std_of_the_count)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Where all that leaves is private, whether a crafted request fails must not depend on a case: failing costs nothing."""
+"""Where all that leaves is private, a crafted request fails the same whatever the cases are: failing costs nothing."""
 
 from __future__ import annotations
 

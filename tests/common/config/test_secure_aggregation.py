@@ -49,6 +49,22 @@ def test_two_thirds_by_default(n, least):
     assert SecureAggregationConfig().least(n) == least
 
 
+@pytest.mark.parametrize(("threshold", "holds"), [(0.55, False), (0.6, False), (0.61, True), (2 / 3, True)])
+def test_in_a_sparse_graph_one_site_in_five_in_league_is_not_enough(threshold, holds):
+    """Two sets of `least` of 40 sites share at least 2 least - 40, who would have to sign twice."""
+    config = SecureAggregationConfig(threshold=threshold)
+    many = ", ".join(f'{{ name = "s{i:02d}" }}' for i in range(40))
+    text = MASKED.replace(SITES, f"sites = [{many}]").replace(
+        "most_cases = 50", f"most_cases = 50, threshold = {threshold}"
+    )
+    assert (config.in_league(40) > 8) == holds
+    if holds:
+        assert study(text).n_training == 40
+        return
+    with pytest.raises(ConfigError, match=r"in league with the coordinator could read .* above 0\.6"):
+        study(text)
+
+
 RULES = [
     (
         SITES,

@@ -110,8 +110,23 @@ def test_an_adaptive_round_costs_the_same_in_two_parts():
     level = SiteLevel(1.2, AdaptiveNorm(0.5, 0.2, 0.1))
     assert epsilon(level.cost() * 20, 1e-5) == pytest.approx(epsilon([gaussian(1.2)] * 20, 1e-5), rel=1e-9)
     assert level.of_the_sum > 1.2
-    # Andrew et al. 2021, theorem 1: z_delta = (z^-2 - (2 sigma_b)^-2)^-1/2
-    assert level.of_the_sum == pytest.approx((1.2**-2 - (2 * level.std_of_the_count) ** -2) ** -0.5)
+    # Andrew et al. 2021, theorem 1, with 1 in place of 1/2: an update of zeros still counts as one below the norm
+    assert level.of_the_sum == pytest.approx((1.2**-2 - level.std_of_the_count**-2) ** -0.5)
+
+
+def test_a_clipped_update_in_place_of_zeros_moves_sum_and_count_by_what_was_paid():
+    """Both shifts, in units of their noise, together: the inverse of the round's noise multiplier."""
+    quiet = SiteLevel(1e-9, AdaptiveNorm(0.5, 0.2, 0.1))
+    others = [update(np.full(7, 0.01)) for _ in range(4)]
+    moved = []
+    for last in (np.zeros(7), np.full(7, 5.0)):
+        found = mean_of([*others, protected(update(last), clipping_norm=1.0)], level=quiet, norm=1.0)
+        counted = 0.5 - math.log(found.next_norm) / 0.2  # the share of updates below the norm
+        moved.append((5 * found.update.delta.flatten(), 5 * counted))
+    (zeros, below), (clipped, above) = moved
+    level = SiteLevel(1.6, AdaptiveNorm(0.5, 0.2, 0.1))
+    of_sum, of_count = np.linalg.norm(clipped - zeros) / level.of_the_sum, (below - above) / level.std_of_the_count
+    assert math.hypot(of_sum, of_count) == pytest.approx(1 / 1.6, rel=1e-3)
 
 
 def test_the_cost_of_a_schedule_equals_dp_accounting():
@@ -121,7 +136,7 @@ def test_the_cost_of_a_schedule_equals_dp_accounting():
     accountant = rdp.RdpAccountant()
     for _ in range(30):
         accountant.compose(dp_event.GaussianDpEvent(level.of_the_sum))
-        accountant.compose(dp_event.GaussianDpEvent(2 * level.std_of_the_count))
+        accountant.compose(dp_event.GaussianDpEvent(level.std_of_the_count))
     assert epsilon(level.cost() * 30, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
 
 
