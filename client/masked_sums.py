@@ -13,11 +13,13 @@ Secrets are in memory alone. A site that restarts within a session has lost them
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from client.asked_questions import question_of
 from client.credentials import Credentials
+from client.noised_words import NoisedWords, Words, is_noised
 from client.sum_record import SUMMED, SumRecord
 from common.codec import message_digest
 from common.config.secure_aggregation import ALL_SITES, SecureAggregationConfig, cohorts, sum_plan
@@ -77,6 +79,7 @@ class MaskedSums:
         self._credentials = credentials
         self._session: _Session | None = None
         self._used: set[str] = set()
+        self._noised = NoisedWords(config.state)
 
     def require_possible(self, study: StudyConfig) -> None:
         """Raise where this hospital would not take part in the study's sums, before any work is done.
@@ -126,6 +129,12 @@ class MaskedSums:
     def close(self) -> None:
         """Give up the session that is under way."""
         self._end()
+
+    def finish(self, study_digest: str, *, completed: bool) -> None:
+        """The run is over; of a completed study nothing will be asked again."""
+        self._end()
+        if completed:
+            self._noised.forget(study_digest)
 
     def _begin(self, request: AdvertiseKeys, study: StudyConfig) -> _Session:
         if self._session is not None and self._session.site.terms.session == request.session:
@@ -183,16 +192,26 @@ class MaskedSums:
             raise PrivacyError(f"{type(question).__name__} is a question to the sites that train")
         if not isinstance(question, AskStatistic):
             self._require_not_another(session.study, question, None)
-        settings = session.study.privacy.secure_aggregation
-        source = SystemNoise() if settings and settings.rounding == "stochastic" else None
-        reply, plan = answer(question), sum_plan(session.study, terms.cohort)
-        share = None
-        if isinstance(reply, LocalUpdate) and session.study.privacy.site_level is not None:
-            share = _noise_share(session.study, terms.cohort, reply)
-        layout, words = to_words(reply, plan, source=source, share=share)
+        layout, words = self._words(session.study, question, terms.cohort, answer)
         session.question = question
         masked = session.site.mask(words, request.sharers)
         return MaskedValues(layout, masked.wide, masked.narrow)
+
+    def _words(self, study: StudyConfig, question: Question, cohort: tuple[str, ...], answer: Answer) -> Words:
+        """Of the answer; those of a round with noise in it are drawn once (`client.noised_words`)."""
+        if not (isinstance(question, Train) and is_noised(study, question)):
+            return _drawn(study, cohort, answer(question))
+        asked = _asked(question)
+        noised = self._noised.load(question, asked)
+        if noised is None:
+            if any(self._lines_about(question)):
+                raise PrivacyError(
+                    f"{_about(question)} was summed before, and its noisy words are not kept here any more: drawn "
+                    "anew, they would be a second look at the same update"
+                )
+            noised = _drawn(study, cohort, answer(question))
+            self._noised.keep(question, asked, noised)
+        return noised
 
     def _require_enough(self, settings: SecureAggregationConfig, cohort: tuple[str, ...]) -> int:
         least, demanded = settings.least(len(cohort)), self._config.secure_aggregation.minimum_sites
@@ -213,9 +232,7 @@ class MaskedSums:
     ) -> None:
         """One round is asked once, with one content; one evaluation is summed over one set of sites."""
         about, asked = _about(question), _asked(question)
-        for line in self._record.read():
-            if line["study"] != question.study_digest or line["about"] != about:
-                continue
+        for line in self._lines_about(question):
             if isinstance(question, Train) and line["asked"] != asked:
                 raise PrivacyError(f"{about} was asked before with other parameters; a round is summed once")
             if included is not None and tuple(line["included"].split(",")) != included:
@@ -223,6 +240,12 @@ class MaskedSums:
                     f"{about} was summed before over {line['included']}: with a sum over {', '.join(included)} of "
                     f"{study.name} single sites could be told apart"
                 )
+
+    def _lines_about(self, question: Train | Evaluate) -> Iterator[Mapping[str, Any]]:
+        about = _about(question)
+        for line in self._record.read():
+            if line["study"] == question.study_digest and line["about"] == about:
+                yield line
 
     def _write(self, session: _Session) -> None:
         """On the disk before the shares leave."""
@@ -240,6 +263,16 @@ class MaskedSums:
         if self._session is not None:
             self._session.site.wipe()
         self._session = None
+
+
+def _drawn(study: StudyConfig, cohort: tuple[str, ...], reply: Summable) -> Words:
+    """Layout and words of an answer; where the study protects whole hospitals, with this one's share of the noise."""
+    settings = study.privacy.secure_aggregation
+    source = SystemNoise() if settings and settings.rounding == "stochastic" else None
+    share = None
+    if isinstance(reply, LocalUpdate) and study.privacy.site_level is not None:
+        share = _noise_share(study, cohort, reply)
+    return to_words(reply, sum_plan(study, cohort), source=source, share=share)
 
 
 def _noise_share(study: StudyConfig, cohort: tuple[str, ...], update: LocalUpdate) -> NoiseShare:

@@ -181,7 +181,7 @@ class Site:
         return Welcome(self.config.site, versions())
 
     def _finish(self, request: Finish) -> Done:
-        self._masked.close()
+        self._masked.finish(request.study_digest, completed=request.outcome == "completed")
         study = self._opened.pop(request.study_digest, None)
         if study is not None:
             study.close()
