@@ -46,6 +46,10 @@ Landmarks = Mapping[str, tuple[float, ...]]
 
 TRAINING = "training"
 _TABLE = re.compile(r"(training|(landmarks|repeats)\.[a-z][a-z0-9_-]{0,31})")
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+LARGEST_LOSS = 1e30
+"""Mean training loss of a round; one that ran away further is no number to draw or to average."""
+
 _COURSE = re.compile(r"federated|pooled|local-[a-z][a-z0-9_-]{0,31}")
 
 
@@ -252,6 +256,12 @@ class PrivacyEvent:
     sampling_rate: float
     steps: int
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.noise_multiplier < math.inf and 0 <= self.sampling_rate <= 1 and self.steps >= 0):
+            raise ValueError(
+                f"noise multiplier {self.noise_multiplier:g}, sampling rate {self.sampling_rate:g}, {self.steps} steps"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class LocalUpdate:
@@ -276,8 +286,8 @@ class LocalUpdate:
             raise ValueError("a delta comes whole or as one code")
         if self.n_cases < 1:
             raise ValueError(f"an update comes from at least one case, got {self.n_cases}")
-        if not math.isfinite(self.train_loss):
-            raise ValueError("train_loss is not finite")
+        if not abs(self.train_loss) <= LARGEST_LOSS:  # NaN too
+            raise ValueError(f"train_loss is {self.train_loss:g}, expected a number up to {LARGEST_LOSS:g}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,6 +361,11 @@ class Refusal:
     """The site did not answer: only the error's code leaves (`common.errors.Code`)."""
 
     code: str
+
+    def __post_init__(self) -> None:
+        if not _CODE.fullmatch(self.code):
+            raise ValueError(f"{self.code[:50]!r} is no code")
+
     FATAL: ClassVar[frozenset[str]] = frozenset(
         {"study_not_approved", "version_mismatch", "gate", "gate_limit", "budget_exceeded", "site_unknown"}
     )

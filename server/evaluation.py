@@ -8,14 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from common.arrays import Parameters
+from common.config.outcome import ClassOutcomeConfig, ScalarOutcomeConfig
 from common.config.study import StudyConfig, StudyModel
-from common.errors import Code
+from common.errors import Code, MessageError
+from common.evaluation import ErrorSums, RiskSums, ScoreSums, read_sums
+from common.evaluation.fairness import read_subgroups
 from common.messages import Evaluate, EvaluationSums, Split
 from common.statistics.solution import Solution, encode_solution
 from common.statistics.table_steps import Step, encode_steps
 from server.checkpoint import CheckpointStore, Unit
 from server.conversation import Conversation, Refused
 from server.courses import Course
+
+LARGEST = 1e100
+"""Of a sum: honest ones are far below."""
 
 Model = Parameters | Solution
 """What rounds of training, or the questions of a solver, ended in."""
@@ -62,13 +68,39 @@ def evaluate(
     deadline = study.federated.round_deadline_s
     phase = f"evaluate {entry.name}"
     for site, reply in conversation.insist(asked, EvaluationSums, deadline_s=deadline, phase=phase, course=course.name):
-        if isinstance(reply, Refused) or reply.model != entry.name:
-            refused[site] = reply.code if isinstance(reply, Refused) else str(Code.MESSAGE)
+        code = reply.code if isinstance(reply, Refused) else _fault(reply, study, entry)
+        if isinstance(reply, Refused) or code:
+            refused[site] = code
             continue
         n_cases[site] = reply.n_cases
         arrays |= {f"{site}/{key}": array for key, array in reply.sums.items()}
     store.save(name, Unit(arrays, {"n_cases": n_cases, "refused": refused}))
     conversation.journal.write("evaluated", course=course.name, model=entry.name, fold=fold)
+
+
+def _fault(reply: EvaluationSums, study: StudyConfig, entry: StudyModel) -> str:
+    """Why sums cannot be used, in a word; empty where they can. What is saved here is merged when all are there."""
+    try:
+        if reply.model != entry.name or any(not _is_modest(array) for array in reply.sums.values()):
+            return str(Code.MESSAGE)
+        sums = read_sums({name: array for name, array in reply.sums.items() if "/" not in name})
+        by_level = read_subgroups({name: array for name, array in reply.sums.items() if "/" in name})
+    except MessageError as error:
+        return str(error.code)
+    agreed = {config.column for config in study.evaluation.subgroups}
+    parts = [sums, *(level for levels in by_level.values() for level in levels.values())]
+    outcome = study.outcome
+    if isinstance(outcome, ClassOutcomeConfig):
+        fits = all(isinstance(part, ScoreSums) and part.n_classes == len(outcome.names) for part in parts)
+    else:
+        fits = type(sums) is (ErrorSums if isinstance(outcome, ScalarOutcomeConfig) else RiskSums)
+    return "" if fits and by_level.keys() <= agreed else str(Code.MESSAGE)
+
+
+def _is_modest(array: npt.NDArray[np.generic]) -> bool:
+    """Numbers that are added up without leaving their type."""
+    largest = 2.0**53 if array.dtype.kind in "iu" else LARGEST
+    return array.dtype.kind in "iuf" and bool((np.abs(array.astype(np.float64)) <= largest).all())
 
 
 def _tested(study: StudyConfig, fold: int) -> list[str]:

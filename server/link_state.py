@@ -23,7 +23,6 @@ from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
 
@@ -147,7 +146,7 @@ class FleetState(InMemoryLinkState):  # type: ignore[misc]  # flwr is read as An
         root = reply.metadata.message_id
         ids: set[str] = set()
         if not reply.has_error():
-            ids |= {tree.object_id for tree in iterate_object_tree(self.object_store.get_object_tree(root))}
+            ids |= self.object_store.ids_below(root)
         return Arrived(root, StoredObjects(self.object_store, ids), at)
 
     def withdraw(self, message_ids: Iterable[str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.config.loading import digest, load
+from common.config.loading import digest, error_code, load
 from common.config.private_networks import private_network_advice
 from common.config.study import StudyConfig
 from common.errors import AbortedError, FederationError, FedradError
@@ -22,6 +23,8 @@ from server.provisioning import Authority
 from server.queue import DONE, FAILED, RUNS, QueuedStudy, StudyQueue
 from server.results import load_results, write_tables
 from server.study import run_study
+
+LOG = logging.getLogger("fedrad.coordinator")
 
 POLL_S = 1.0
 FAREWELL_S = 10.0
@@ -61,8 +64,9 @@ def run_once(opened: StudyRun, federation: FlowerFederation) -> None:
         _tell_sites(opened, federation)
         opened.journal.write("aborted", by=control.order().by)
         raise
-    except FedradError as error:
-        opened.journal.write("failed", code=str(error.code), text=str(error))
+    except Exception as error:
+        text = str(error) if isinstance(error, FedradError) else f"a fault of fedrad's own ({type(error).__name__})"
+        opened.journal.write("failed", code=str(error_code(error)), text=text)
         raise
 
 
@@ -127,6 +131,9 @@ def serve_queue(
             folder = DONE
         except FedradError as error:
             failed(due[0].file.name, error)
+        except Exception as error:
+            LOG.exception("study %s", due[0].file.name)
+            failed(due[0].file.name, FederationError(f"failed by a fault of fedrad's own ({type(error).__name__})"))
         due[0].file.replace(queue.home / folder / due[0].file.name)
 
 

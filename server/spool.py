@@ -10,6 +10,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
 from common.wire import CHUNK_BYTES
 from server.flower_state import InMemoryObjectStore
 
@@ -18,6 +21,9 @@ SPOOLED = b"spooled"
 
 SLOT_BYTES = CHUNK_BYTES + (1 << 20)
 """Space of one object on disk: Flower's largest chunk and its head."""
+
+DEEPEST = 16
+"""Objects below one another in what a site sends; a message, its records, arrays and chunks are five."""
 
 
 class SpooledStore(InMemoryObjectStore):  # type: ignore[misc]  # flwr is read as Any
@@ -39,6 +45,41 @@ class SpooledStore(InMemoryObjectStore):  # type: ignore[misc]  # flwr is read a
         self._slots = 0
         self._held: dict[str, int] = {}
         self._spooled: dict[str, tuple[int, int]] = {}
+        self._depths: dict[str, int] = {}
+
+    def preregister(self, run_id: int, object_tree: ObjectTree) -> list[str]:
+        """Expect the objects of a tree, in which a registered object stands for all that is below it.
+
+        Raises
+        ------
+        ValueError
+            If objects lie deeper below one another than `DEEPEST`.
+        """
+        with self.lock_store:
+            depths: dict[str, int] = {}
+            for node in iterate_object_tree(object_tree):  # children before parents
+                below = (depths.get(child.object_id) or self._depths.get(child.object_id, 1) for child in node.children)
+                depth = self._depths.get(node.object_id) or 1 + max(below, default=0)
+                if depth > DEEPEST:
+                    raise ValueError(f"objects lie more than {DEEPEST} deep below one another")
+                depths[node.object_id] = max(depth, depths.get(node.object_id, 0))
+            missing: list[str] = super().preregister(run_id, object_tree)
+            self._depths |= depths
+            return missing
+
+    def ids_below(self, root: str) -> set[str]:
+        """Ids of an object and of all below it, each looked at once: objects that share others below them, level after
+        level, are more by the path than any memory holds.
+        """
+        with self.lock_store:
+            found: set[str] = set()
+            waiting = [root]
+            while waiting:
+                object_id = waiting.pop()
+                if object_id not in found and object_id in self.store:
+                    found.add(object_id)
+                    waiting += self.store[object_id].child_object_ids
+            return found
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -90,5 +131,6 @@ class SpooledStore(InMemoryObjectStore):  # type: ignore[misc]  # flwr is read a
             super().delete(object_id)
             if object_id not in self.store:
                 self._free_bytes += self._held.pop(object_id, 0)
+                self._depths.pop(object_id, None)
                 if object_id in self._spooled:
                     self._free_slots.append(self._spooled.pop(object_id)[0])

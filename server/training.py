@@ -13,7 +13,7 @@ from common.config.secure_aggregation import sum_plan
 from common.config.shared_grids import is_coarse
 from common.config.study import StudyConfig, StudyModel
 from common.errors import Code, FederationError, MessageError, PrivacyError
-from common.messages import LocalUpdate, TableStep, Train
+from common.messages import LocalUpdate, PrivacyEvent, TableStep, Train
 from common.models import initial_parameters
 from common.privacy.ledger import require_known
 from common.privacy.shared_grid import next_bounds
@@ -235,20 +235,20 @@ class _Collected:
         """Why an update cannot be used, in a word; empty where it can."""
         if update.round_number != self.round_number:
             return "late"
-        if self._is_private and not _is_accounted_for(update):
+        if not _is_known(update.privacy) or (self._is_private and not update.privacy):
             return str(Code.PRIVACY)
         fits = update.model == self.model and update.delta.layout == self._parameters.layout
         return "" if fits and update.delta.all_finite() else str(Code.MESSAGE)
 
 
-def _is_accounted_for(update: LocalUpdate) -> bool:
-    """True where an update says what it cost, in events that the ledger knows."""
+def _is_known(events: Sequence[PrivacyEvent]) -> bool:
+    """True where the ledger knows every event that an update says it cost."""
     try:
-        for event in update.privacy:
+        for event in events:
             require_known(event)
     except PrivacyError:
         return False
-    return len(update.privacy) > 0
+    return True
 
 
 def _require_quorum(collected: _Collected, quorum: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
 from common.messages import Done, Finish, StatisticSums
 from common.wire import CHUNK_BYTES, Limits, decode_message, encode_message, inflate_record
 from server.link_state import Arrived, FleetState
-from server.spool import SPOOLED, SpooledStore
+from server.spool import DEEPEST, SPOOLED, SpooledStore
 
 REQUEST = encode_message(Finish("study", "completed")).record
 DONE = encode_message(Done()).record
@@ -229,3 +231,24 @@ def test_a_large_reply_is_in_memory_once_while_it_is_read(state):
     tracemalloc.stop()
     np.testing.assert_array_equal(decoded.sums["x"], array)
     assert peak < array.nbytes + 2 * CHUNK_BYTES + (1 << 20)
+
+
+def test_objects_that_share_what_is_below_them_are_looked_at_once(tmp_path: Path):
+    """Each level declared with the one below twice: by the path two to the fifteenth, by the object sixteen."""
+    store = SpooledStore(tmp_path, memory_bytes=3 << 20)
+    ids = [hashlib.sha256(bytes([level])).hexdigest() for level in range(DEEPEST + 1)]
+
+    def declare(level: int) -> list[str]:
+        below = [ObjectTree(object_id=ids[level - 1])] * 2 if level else []
+        return store.preregister(1, ObjectTree(object_id=ids[level], children=below))
+
+    for level in range(DEEPEST):
+        declare(level)
+    assert store.ids_below(ids[DEEPEST - 1]) == set(ids[:DEEPEST])
+    with pytest.raises(ValueError, match="more than 16 deep"):
+        declare(DEEPEST)
+    assert ids[DEEPEST] not in store
+    store.delete(ids[DEEPEST - 1])
+    assert not len(store)
+    assert not store._depths
+    store.close()
