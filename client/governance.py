@@ -120,8 +120,13 @@ class Gate:
             bytes=size,
         )
 
-    def release(self, request: Request, reply: Reply, *, seconds: float) -> None:
+    def release(self, request: Request, reply: Reply, *, seconds: float, case_list: str = "") -> None:
         """Let a reply out, and write down that it left.
+
+        Parameters
+        ----------
+        case_list : str
+            SHA-256 of the manifest that the reply is about, which may have changed on the disk since it was read.
 
         Raises
         ------
@@ -151,7 +156,7 @@ class Gate:
             bytes=size,
             sha256=sha.hexdigest(),
             cases=getattr(reply, "n_cases", None) or 0,
-            case_list=self._case_list() if isinstance(reply, ABOUT_CASES) else "",
+            case_list=case_list if isinstance(reply, ABOUT_CASES) else "",
             seconds=round(seconds, 3),
         )
 
@@ -273,12 +278,13 @@ class Gate:
         return ledger.folder.relative_to(self.config.state).as_posix()
 
     def _require_same_ledger(self, ledger: PrivacyBudget) -> None:
-        """Refuse a ledger that was put back to an older state with both of its files: the log remembers its head."""
-        head, noted = ledger.head(), self._heads.get(self._name_of(ledger), "")
-        n_now, n_noted = (int(text.split()[0]) if text else 0 for text in (head, noted))
-        if n_now < n_noted or (n_now == n_noted and n_noted and head.split() != noted.split()):
+        """Refuse a ledger that was put back or written anew with both of its files: the log remembers its head."""
+        noted = self._heads.get(self._name_of(ledger), "")
+        n_now, n_noted = (int(text.split()[0]) if text else 0 for text in (ledger.head(), noted))
+        if n_now < n_noted or (n_noted and ledger.head(n_noted).split() != noted.split()):
             raise StateError(
-                f"{ledger.folder} holds {n_now} reservations, the audit log noted {n_noted}: it was put back"
+                f"{ledger.folder} holds {n_now} reservations, the audit log noted {n_noted}: it was put back or "
+                "rewritten"
             )
 
     def _take(self, entry: Entry) -> None:

@@ -95,6 +95,11 @@ class PreparedStudy:
         self._tables: dict[str, _Preparation] = {}
 
     @property
+    def case_list(self) -> str:
+        """SHA-256 of the manifest as it was read: what the answers are about."""
+        return self._manifest.sha256
+
+    @property
     def faults(self) -> tuple[CaseError, ...]:
         """Why cases are left out of the training table, in sentences for this hospital."""
         return tuple(self._tables[TRAINING].work.faults) if TRAINING in self._tables else self._manifest.faults

@@ -131,10 +131,12 @@ class PrivacyBudget:
         """What is spent, at the budget's delta."""
         return epsilon(self.spent(), self.delta, accountant=accountant)
 
-    def head(self) -> str:
-        """Number of lines and hash of the last one: what a log kept elsewhere holds against a rolled back file."""
+    def head(self, n_lines: int | None = None) -> str:
+        """Number of lines and hash of the last one, or of the first ``n_lines``: what a log kept elsewhere holds
+        against a file that was put back or begun anew.
+        """
         with self._locked():
-            return _head(self._lines())
+            return _head(self._lines()[:n_lines])
 
     def _append(self, lines: list[bytes], study_digest: str, events: Sequence[PrivacyEvent]) -> None:
         content = {

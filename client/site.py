@@ -91,7 +91,9 @@ class Site:
                 try:
                     self.gate.admit(request)
                     reply = self._answer(request)
-                    self.gate.release(request, reply, seconds=perf_counter() - started)
+                    opened = self._opened.get(request.study_digest)
+                    about = opened.case_list if opened else ""
+                    self.gate.release(request, reply, seconds=perf_counter() - started, case_list=about)
                 except FedradError as error:
                     return self._refused(request, "refused", error, str(error))
                 except Exception as error:  # noqa: BLE001 - whatever a library raises, its text must not leave the site

@@ -12,9 +12,12 @@ from client.dataset import Dataset, Rows, global_ids
 from common.config.study import StudyConfig
 from common.errors import Code, GateError, MessageError
 from common.messages import AskStatistic, Evaluate, Split, Sums, TableStep, Train
+from common.statistics.boosting import BoostingQuery
+from common.statistics.forest import ForestQuery
 from common.statistics.procedure import Cohort, Query
 from common.statistics.small_cell import release, widen_missing
 from common.statistics.table_steps import apply_steps, decode_steps
+from common.statistics.xgboost_trees import XgboostQuery
 
 
 class TableAtSite:
@@ -64,6 +67,8 @@ class TableAtSite:
 
     def sums(self, query: Query, request: AskStatistic, rows: Rows) -> Sums:
         """The query's sums over the training cases of a fold, under the small-cell rule."""
+        if isinstance(query, BoostingQuery | ForestQuery | XgboostQuery):  # the groups are this hospital's to choose
+            query = replace(query, group_size=max(query.group_size, self._minimum_cases))
         cohort, withheld = self._asked(request, rows)
         return release(query, cohort, minimum_cases=self._minimum_cases, withheld=withheld)
 

@@ -7,6 +7,8 @@ the images is checked when they are read (`client.preparation`).
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,10 +63,14 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All rows of a file: ``len(rows) + len(faults)`` is the number of rows with content below the header."""
+    """All rows of a file: ``len(rows) + len(faults)`` is the number of rows with content below the header.
+
+    ``sha256`` is of the bytes that were read: the file may change afterwards.
+    """
 
     rows: tuple[CaseRow, ...]
     faults: tuple[CaseError, ...]
+    sha256: str = ""
 
 
 def clinical_names(columns: Sequence[ClinicalConfig]) -> tuple[str, ...]:
@@ -88,7 +94,8 @@ def read_manifest(path: Path, study: StudyConfig, *, data: Path, site: str | Non
         If the file cannot be read, is no CSV, or has no usable header.
     """
     rows, faults, seen = [], [], set()
-    for number, cells in _lines(path):
+    content = _content(path)
+    for number, cells in _lines(path, content):
         case_id = cells.get(study.case_column, "").strip()
         name = case_id or f"in line {number}"
         try:
@@ -100,21 +107,23 @@ def read_manifest(path: Path, study: StudyConfig, *, data: Path, site: str | Non
             rows.append(_row(case_id, cells, study, data=data, site=site))
         except CaseError as error:
             faults.append(error)
-    return Manifest(tuple(rows), tuple(faults))
+    return Manifest(tuple(rows), tuple(faults), hashlib.sha256(content).hexdigest())
 
 
-def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _content(path: Path) -> bytes:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            # strict: a quotation mark that is never closed would swallow the rows behind it
-            reader = csv.reader(file, strict=True)
-            header = _header(path, next(reader, []))
-            # a short row lacks its last columns; a long one has cells that belong to none
-            return [
-                (reader.line_num, dict(zip(header, row, strict=False))) for row in reader if any(map(str.strip, row))
-            ]
+        return path.read_bytes()
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
+
+
+def _lines(path: Path, content: bytes) -> list[tuple[int, dict[str, str]]]:
+    try:
+        # strict: a quotation mark that is never closed would swallow the rows behind it
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        header = _header(path, next(reader, []))
+        # a short row lacks its last columns; a long one has cells that belong to none
+        return [(reader.line_num, dict(zip(header, row, strict=False))) for row in reader if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(str(path), [f"is not a CSV file in UTF-8: {error}"]) from error
 

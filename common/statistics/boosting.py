@@ -21,6 +21,7 @@ from common.statistics.columns import Indices, Matrix, response
 from common.statistics.linear_sums import LinearSumsQuery
 from common.statistics.outcome_groups import outcome_labels
 from common.statistics.procedure import Cohort, Procedure, Sums
+from common.statistics.scores import bounded_scores
 from common.statistics.trees import (
     TreeModel,
     Trees,
@@ -33,9 +34,6 @@ from common.statistics.trees import (
 from common.tables import FeatureTable
 
 Loss = Literal["logistic", "squared"]
-
-MAX_SCORE = 30.0
-"""Largest score a site computes with; beyond it the loss would single out cases."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +89,8 @@ class BoostingQuery:
         bins = binned(cohort.table, self.names, self.edges)
         finished = Trees(self.roots[:-1], self.feature, self.cut, self.left).leaves(bins)
         score = self.start + self.outputs[finished].sum(axis=1)
-        if score.size and self.loss == "logistic" and np.abs(score).max() > MAX_SCORE:
-            raise StatisticError(f"scores beyond {MAX_SCORE:g}: the classes are separated; stop earlier or shrink more")
+        if self.loss == "logistic":
+            score = bounded_scores(score, advice="the classes are separated; stop earlier or shrink more")
         sums = derivatives(cohort, score, self.loss)
         every = np.arange(len(self.names))
         found = [site.sums(rows, every, sums[rows]) for rows in self._rows_of_leaves(site)]

@@ -30,6 +30,7 @@ from common.statistics.columns import Indices, Matrix, complete_columns
 from common.statistics.moments import moments
 from common.statistics.procedure import Cohort, Procedure, Query, Sums
 from common.statistics.risk_sets import PartialLikelihood, partial_likelihood, risk_sums
+from common.statistics.scores import bounded_scores
 from common.tables import FeatureTable
 
 Ties = Literal["efron", "breslow"]
@@ -38,9 +39,6 @@ Strata = Literal["site", "batch"]
 MAX_STEPS = 50
 SETTLED = 1e-17
 """Newton stops where half the squared step in the metric of the Hessian falls below this share of the likelihood."""
-LARGEST_SCORE = 30.0
-"""Largest linear predictor a site computes with. Beyond it no finite solution exists (the features order the events),
-or a coordinator asks for risk sets that one case outweighs."""
 
 
 def survival_outcome(cohort: Cohort) -> SurvivalOutcome:
@@ -302,10 +300,8 @@ def _check(names: tuple[str, ...], ties: str, *vectors: Matrix) -> None:
 
 def _standardised(cohort: Cohort, query: CoxStrataQuery | CoxBinsQuery) -> tuple[Matrix, Matrix]:
     values = (complete_columns(cohort.table, query.names) - query.centres) / query.scales
-    score = values @ query.coefficients
-    if score.size and np.abs(score).max() > LARGEST_SCORE:
-        raise StatisticError("scores grow without limit: the features order the events, or a case is far outside")
-    return values, score
+    advice = "they grow without limit: the features order the events"
+    return values, bounded_scores(values @ query.coefficients, advice=advice)
 
 
 def _require_regular(information: Matrix, names: tuple[str, ...]) -> None:

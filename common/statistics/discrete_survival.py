@@ -22,10 +22,9 @@ from common.statistics.columns import Indices, Matrix, complete_columns
 from common.statistics.cox import survival_outcome
 from common.statistics.feature_map import FeatureMap, standardised_map
 from common.statistics.procedure import Cohort, Procedure, Sums
+from common.statistics.scores import bounded_scores
 from common.tables import FeatureTable
 
-MAX_SCORE = 30.0
-"""Largest log odds a site computes with."""
 MAX_STEPS = 60
 SETTLED = 1e-18
 
@@ -64,10 +63,9 @@ class HazardQuery:
     def summarise(self, cohort: Cohort) -> Sums:
         survived, died = self._intervals(cohort)
         x = (complete_columns(cohort.table, self.names) - self.centres) / self.scales
-        score = self.levels + (x @ self.coefficients)[:, None]
+        advice = "the features separate the events; raise the penalty"
+        score = bounded_scores(self.levels + (x @ self.coefficients)[:, None], advice=advice)
         counted = survived | died
-        if counted.any() and np.abs(score[counted]).max() > MAX_SCORE:
-            raise StatisticError(f"log odds beyond {MAX_SCORE:g}: the features separate the events; raise the penalty")
         p = scipy.special.expit(score)
         residual = np.where(counted, p - died, 0.0)
         weight = np.where(counted, p * (1 - p), 0.0)

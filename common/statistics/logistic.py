@@ -15,22 +15,20 @@ from typing import ClassVar
 import numpy as np
 import scipy
 
-from common.errors import PrivacyError, StatisticError
+from common.errors import StatisticError
 from common.statistics.columns import Indices, Matrix, complete_columns, fold_rows, response
 from common.statistics.coordinate_descent import minimise
 from common.statistics.lasso import PenaltyPath, PenaltySettings
 from common.statistics.linear_sums import LinearSumsQuery, check_folds, check_positions
 from common.statistics.outcome_groups import outcome_group_sizes
 from common.statistics.procedure import Cohort, Procedure, Sums
+from common.statistics.scores import bounded_scores
 
 OPTIMAL = 1e-8
 """Largest violation of the optimality conditions, in units of the gradient of a standardised feature."""
 
 MAX_STEPS = 60
-
-MAX_SCORE = 30.0
-"""Largest |log odds| a site computes with. Steeper coefficients make the sigmoid a switch, with which a coordinator
-could sum over the cases on one side of a threshold, and so over one case; no penalised fit of use comes near."""
+STEEP = "coefficients this steep could single out cases; raise the penalty"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +66,11 @@ class LogisticQuery:
             raise ValueError(f"coefficients {self.coefficients.shape} do not fit {n_sets} training sets")
 
     def summarise(self, cohort: Cohort) -> Sums:
-        """As the class says; `PrivacyError` where some case's log odds exceed `MAX_SCORE`."""
+        """As the class says; `StatisticError` for coefficients so steep that they could single out cases."""
         values = complete_columns(cohort.table, self.names) - self.centres
         target, folds = response(cohort), fold_rows(cohort, self.n_folds)
         active = np.column_stack([np.ones(len(values)), values[:, list(self.working)]])
-        score = active @ np.column_stack([self.intercepts, self.coefficients]).T
-        if np.abs(score).max(initial=0.0) > MAX_SCORE:
-            raise PrivacyError(f"log odds of {np.abs(score).max():.3g}: coefficients this steep could single out cases")
+        score = bounded_scores(active @ np.column_stack([self.intercepts, self.coefficients]).T, advice=STEEP)
         losses = np.logaddexp(0.0, score) - target[:, None] * score
         probability = scipy.special.expit(score)
         held_out = np.zeros(score.shape, dtype=bool)

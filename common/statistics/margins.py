@@ -22,13 +22,12 @@ from common.statistics.columns import Indices, Matrix, response
 from common.statistics.feature_map import FeatureMap, standardised_map
 from common.statistics.outcome_groups import outcome_group_sizes
 from common.statistics.procedure import Cohort, Procedure, Sums
+from common.statistics.scores import bounded_scores
 from common.tables import FeatureTable
 
 MarginLoss = Literal["logistic", "squared_hinge", "squared"]
 """Two classes (logistic regression; L2 support vectors), or a scalar outcome (ridge regression)."""
 
-MAX_SCORE = 30.0
-"""Largest |score| of a case of two classes that a site computes with; beyond it the loss would single out cases."""
 
 MAX_STEPS = 100
 SETTLED = 1e-18
@@ -100,8 +99,8 @@ class MarginQuery:
         mapped = self.map.apply(cohort.table)
         design = np.column_stack([np.ones(len(mapped)), mapped])
         score = design @ self.coefficients
-        if self.loss != "squared" and score.size and np.abs(score).max() > MAX_SCORE:
-            raise StatisticError(f"scores beyond {MAX_SCORE:g}: the features separate the classes; raise the penalty")
+        if self.loss != "squared":
+            score = bounded_scores(score, advice="the features separate the classes; raise the penalty")
         return design, response(cohort), score
 
 

@@ -57,8 +57,10 @@ def test_training_without_noise_never_fits(tmp_path: Path):
 
 
 def test_a_cost_that_cannot_be_counted_is_no_cost_of_zero(tmp_path: Path):
-    with pytest.raises(PrivacyError, match="nan"):
-        budget(tmp_path).reserve(STUDY, [PrivacyEvent("gaussian", math.nan, 1.0, 1)])
+    with pytest.raises(ValueError, match="noise multiplier nan"):
+        PrivacyEvent("gaussian", math.nan, 1.0, 1)
+    with pytest.raises(PrivacyError, match="unheard of"):
+        budget(tmp_path).reserve(STUDY, [PrivacyEvent("unheard of", 1.0, 1.0, 1)])
     assert budget(tmp_path).spent() == ()
 
 

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from client import study_at_site
 from client.flower_app import make_app
 from client.kill_switch import resume, stop
+from client.privacy_budget import PrivacyBudget
 from common.arrays import Parameters
 from common.config.gate import BudgetConfig
 from common.config.loading import digest
@@ -75,6 +76,16 @@ def test_a_budget_put_back_with_both_of_its_files_is_found_by_the_audit_log(hosp
         path.write_bytes(content)
     with pytest.raises(StateError, match="holds 1 reservations, the audit log noted 2: it was put back"):
         hospital.open().gate.reserve(DIGEST, COSTLY)
+
+
+def test_a_budget_written_anew_with_more_and_cheaper_lines_is_found_by_the_audit_log(hospital: Hospital):
+    site = hospital.approved(budget=BudgetConfig(epsilon=30.0, delta=1e-5))
+    site.gate.reserve(DIGEST, COSTLY)
+    rmtree(hospital.config.state / "budget")
+    for _ in range(2):
+        PrivacyBudget.of(hospital.config).reserve(DIGEST, [PrivacyEvent("gaussian", 1e6, 1.0, 1)])
+    with pytest.raises(StateError, match="holds 2 reservations, the audit log noted 1: it was put back or rewritten"):
+        hospital.open(budget=BudgetConfig(epsilon=30.0, delta=1e-5)).gate.reserve(DIGEST, COSTLY)
 
 
 @pytest.mark.parametrize("how", ["put back", "deleted"])

@@ -13,14 +13,19 @@ import pytest
 
 from common.errors import Code, StateError
 from common.messages import (
+    AskStatistic,
     Finish,
     Hello,
     MaskedInput,
     Prepare,
     Request,
+    StatisticSums,
 )
+from common.statistics import encode_query
+from common.statistics.boosting import BoostingQuery
 from common.statistics.moments import Imputer
 from common.statistics.table_steps import Keep, encode_steps
+from common.statistics.trees import Trees
 from common.version import versions
 from tests.client.malicious.hospital import (
     CLEAN,
@@ -32,6 +37,8 @@ from tests.client.malicious.hospital import (
     refused,
     train,
 )
+
+AGE = ("age",)
 
 
 def test_more_rounds_than_the_hospital_allows(hospital: Hospital):
@@ -106,6 +113,36 @@ def test_the_same_question_about_one_case_less(hospital: Hospital, tmp_path: Pat
     assert answered(hospital.approved().answer(ask()))  # the hospital decided that it may go on
     own.write_text(everybody)
     refused(hospital.open(), train(), Code.GATE, "cases.csv changed since answers of study")
+
+
+def test_a_case_that_is_withdrawn_while_the_study_is_open(hospital: Hospital, tmp_path: Path):
+    """What left is about the list that was read, whatever the file says when it leaves."""
+    everybody = hospital.config.manifest.read_text()
+    own = tmp_path / "cases.csv"
+    own.write_text(everybody)
+    hospital.config = hospital.config.model_copy(update={"manifest": own})
+    site = hospital.approved()
+    assert answered(site.answer(Prepare(DIGEST, 60.0)))
+    own.write_text("\n".join(everybody.splitlines()[:-1]) + "\n")
+    assert answered(site.answer(ask()))
+    refused(hospital.open(), ask(1.0), Code.GATE, "cases.csv changed since answers of study")
+    own.write_text(everybody)
+    assert answered(site.answer(ask(1.0)))
+
+
+def test_groups_of_a_tree_are_never_smaller_than_this_hospitals_minimum(hospital: Hospital):
+    """With groups of one, a cut that is moved step by step shows one case after the other, with its label."""
+    tree, leaf = Trees.stumps(1), np.zeros(1, dtype=np.int64)
+    steps = encode_steps([Keep(AGE), Imputer(AGE, np.full(1, 50.0))])
+    site = hospital.approved(max_statistics=100)
+    for edge in np.arange(39.5, 52.5, 0.5):
+        nodes = tree.roots, tree.feature, tree.cut, tree.left
+        found = []
+        for group_size in (1, 2):
+            query = BoostingQuery(AGE, np.array([[edge]]), "logistic", 0.0, *nodes, np.zeros(1), leaf, group_size)
+            reply = site.answer(AskStatistic(DIGEST, 0, *encode_query(query), steps))
+            found.append(reply.sums["sums"].tolist() if isinstance(reply, StatisticSums) else reply.code)
+        assert found[0] == found[1]
 
 
 def test_a_restart_resets_no_count(hospital: Hospital):

@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from common.errors import PrivacyError, StatisticError
+from common.errors import StatisticError
 from common.statistics.columns import fold_rows
 from common.statistics.lasso import PenaltySettings
 from common.statistics.logistic import LogisticQuery, logistic_lasso
@@ -81,7 +81,7 @@ def test_coefficients_that_could_single_out_a_case_are_refused():
     low, high = np.sort(x)[[20, 21]]
     steep = 1e4 / (high - low)
     query = LogisticQuery(whole.table.names, (0,), 1, np.zeros(2), np.array([[steep]]), np.array([-steep * low]))
-    with pytest.raises(PrivacyError, match="single out"):
+    with pytest.raises(StatisticError, match="single out"):
         query.summarise(whole)
 
 
