@@ -119,9 +119,13 @@ class ConsistencyCheck:
 
 @dataclass(frozen=True, eq=False)
 class Consistent:
-    """A site's signature of session and included sites; it gives one a session."""
+    """A site's signature of session and included sites; it gives one a session.
+
+    ``unopened`` are sites whose shares could not be opened here.
+    """
 
     signature: Bytes
+    unopened: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from common.masking_messages import (
     Unmasked,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 Scalar = int | float | str | bool
 Value = Scalar | tuple[Scalar, ...] | npt.NDArray[np.generic]
@@ -259,7 +259,7 @@ class PrivacyEvent:
     def __post_init__(self) -> None:
         if not (0 <= self.noise_multiplier < math.inf and 0 <= self.sampling_rate <= 1 and self.steps >= 0):
             raise ValueError(
-                f"noise multiplier {self.noise_multiplier:g}, sampling rate {self.sampling_rate:g}, {self.steps} steps"
+                f"noise multiplier {self.noise_multiplier}, sampling rate {self.sampling_rate}, {self.steps} steps"
             )
 
 

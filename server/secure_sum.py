@@ -35,6 +35,7 @@ from common.masking_messages import (
 from common.messages import AskStatistic, Landmarks, MaskedInput, Question, Reply, Request, Train
 from common.privacy.contribution import SumPlan, from_words, require_layout
 from common.privacy.mask_keys import MaskWords, Terms
+from common.privacy.mask_statements import is_octets
 from common.privacy.shared_grid import SharedGrid
 from common.privacy.unmasking import MaskingServer
 from server.conversation import ATTEMPTS, Conversation, CourseOf, Refused
@@ -170,12 +171,13 @@ class _Sum:
         self._phase = phase
         self._course = course
         self._refused: dict[str, Refused] = {}
+        self._spoilers: dict[str, Refused] = {}
 
     def answers(self) -> Iterator[tuple[str, Reply | Refused]]:
         """The refusals of sites that are not in the sum, and the sum, if there is one."""
         merged: Reply | None = None
         for attempt in range(1, ATTEMPTS + 1):
-            self._refused = {}
+            self._refused = dict(self._spoilers)
             try:
                 merged = self._session()
                 break
@@ -216,7 +218,8 @@ class _Sum:
         terms = Terms(digest, session, asked, self._cohort, settings.least(len(self._cohort)))
         server = MaskingServer(terms)
         begin = AdvertiseKeys(digest, session, asked, self._cohort)
-        roster = server.open(dict(self._step(dict.fromkeys(self._cohort, begin), KeysAdvertised)))
+        invited = [site for site in self._cohort if site not in self._spoilers]
+        roster = server.open(dict(self._step(dict.fromkeys(invited, begin), KeysAdvertised)))
         self._blame(server)
         share = ShareKeys(digest, session, roster)
         shared = dict(self._step(dict.fromkeys([entry.site for entry in roster], share), SharesSealed))
@@ -227,7 +230,9 @@ class _Sum:
         included = server.included
         self._require_enough(included)
         checks = {s: ConsistencyCheck(digest, session, included, server.sealed_for(s)) for s in included}
-        signatures = {site: reply.signature for site, reply in self._step(checks, Consistent, in_sum=True)}
+        signed = {s: r for s, r in self._step(checks, Consistent, in_sum=True) if is_octets(r.signature)}
+        self._require_openable(server.unopenable({site: reply.unopened for site, reply in signed.items()}))
+        signatures = {site: reply.signature for site, reply in signed.items()}
         unmask = Unmask(digest, session, signatures)
         for site, reply in self._step(dict.fromkeys(signatures, unmask), Unmasked, in_sum=True):
             server.collect(site, reply)
@@ -279,6 +284,13 @@ class _Sum:
         if len(included) < needed:
             missing = ", ".join(sorted(set(self._cohort) - set(included)))
             raise FederationError(f"{len(included)} sites sent masked words, {needed} are needed; without {missing}")
+
+    def _require_openable(self, owners: tuple[str, ...]) -> None:
+        """End the session where a mask could not be taken off, while no site is bound to a sum yet."""
+        for site in owners:
+            self._spoilers[site] = Refused(site, str(Code.PRIVACY), type(self._question).__name__)
+        if owners:
+            raise FederationError(f"too few could open what {', '.join(owners)} sealed: the next sum is without")
 
     def _blame(self, server: MaskingServer) -> None:
         for site, reason in server.faults.items():

@@ -151,7 +151,10 @@ def event_from_json(entry: Any) -> PrivacyEvent:
     """
     match entry:
         case [str(mechanism), int() | float() as noise, int() | float() as rate, int(steps)]:
-            event = PrivacyEvent(mechanism, float(noise), float(rate), steps)
+            try:
+                event = PrivacyEvent(mechanism, float(noise), float(rate), steps)
+            except ValueError as error:
+                raise PrivacyError(f"no privacy event that can be counted: {error}") from error
             require_known(event)
             return event
     raise PrivacyError(f"no privacy event: {str(entry)[:100]}")

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.errors import PrivacyError
+from common.privacy.shamir import SHARE_BYTES
 
 KEY_BYTES = 32
 CHUNK_BYTES = 1 << 18
@@ -144,6 +145,10 @@ class MaskWords:
                     np.add(part, mask, out=part)
                 else:
                     np.subtract(part, mask, out=part)
+
+
+SEALED_BYTES = 2 * SHARE_BYTES + 16
+"""Of two shares, of seed and mask key, with their authentication tag."""
 
 
 def seal(key: bytes, shares: Iterable[bytes], bound_to: bytes) -> bytes:

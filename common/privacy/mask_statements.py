@@ -21,8 +21,12 @@ def octets(content: bytes) -> Bytes:
     return np.frombuffer(content, dtype=np.uint8)
 
 
+def is_octets(array: Bytes) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 1
+
+
 def as_bytes(array: Bytes) -> bytes:
-    if array.dtype != np.uint8 or array.ndim != 1:
+    if not is_octets(array):
         raise PrivacyError(f"octets came as {array.dtype} of {array.ndim} dimensions")
     return array.tobytes()
 

@@ -47,6 +47,7 @@ from common.privacy.mask_statements import (
     as_bytes,
     bound_to,
     commitment,
+    is_octets,
     key_statement,
     mask_sign,
     octets,
@@ -64,6 +65,11 @@ class MaskingSite:
     ----------
     terms : Terms
         As this site, not the coordinator, says that they are.
+
+    Attributes
+    ----------
+    faults : dict of str to str
+        Sites whose shares could not be opened here, each with the reason: they are known to their owner alone.
     """
 
     def __init__(self, terms: Terms, *, site: str, signer: Signer, authorities: Authorities) -> None:
@@ -81,6 +87,7 @@ class MaskingSite:
         self._included: tuple[str, ...] = ()
         self._own: KeysAdvertised | None = None
         self._next = "advertise"
+        self.faults: dict[str, str] = {}
 
     def advertise(self) -> KeysAdvertised:
         """Fresh public keys, signed."""
@@ -150,7 +157,7 @@ class MaskingSite:
         ------
         PrivacyError
             If these sites are too few, are not those that were masked with, or fall into parts that no mask ties
-            together; if shares are not of the site that they are said to be of.
+            together; if the shares that can be opened are too few.
         """
         with self._step("sign", then="unmask"):
             self._require_sites(included, "are in the sum")
@@ -163,7 +170,8 @@ class MaskingSite:
                 raise PrivacyError("the sites in the sum fall into parts: too many of the masks between them are gone")
             self._hold(sealed)
             self._included = tuple(included)
-            return Consistent(octets(self._signer.sign(set_statement(self._context, included))))
+            signature = self._signer.sign(set_statement(self._context, included))
+            return Consistent(octets(signature), tuple(sorted(self.faults)))
 
     def unmask(self, signatures: Sums) -> Unmasked:
         """One kind of share of each site whose shares are held here; afterwards all secrets are given up.
@@ -178,7 +186,7 @@ class MaskingSite:
             agreed_by = 0
             for site in set(signatures) & set(self._included):
                 key = self._authorities.public_key(as_bytes(self._roster[site].certificate), site=site)
-                agreed_by += is_signed(key, as_bytes(signatures[site]), statement)
+                agreed_by += is_octets(signatures[site]) and is_signed(key, as_bytes(signatures[site]), statement)
                 if agreed_by == self.terms.threshold:
                     break
             if agreed_by < self.terms.threshold:
@@ -244,7 +252,12 @@ class MaskingSite:
         for owner in sealed:
             key = self._sealing_key(owner, self.site, peer=owner)
             bound = bound_to(self._context, owner, self.site)
-            self._held[owner] = unseal(key, as_bytes(sealed[owner]), bound, whose=owner)
+            try:
+                self._held[owner] = unseal(key, as_bytes(sealed[owner]), bound, whose=owner)
+            except PrivacyError as error:  # nothing of it is held here, which harms the owner's part in the sum alone
+                self.faults[owner] = str(error)
+        if len(self._held) < self._graph.threshold:
+            raise PrivacyError(next(iter(self.faults.values())))
 
     def _split(self, secret: bytes) -> dict[str, bytes]:
         holders = self._graph.holders(self.site)

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from common.errors import FederationError, PrivacyError
 from common.masking_messages import KeysAdvertised, SharesSealed, Sums, Unmasked
-from common.privacy.mask_keys import MaskWords, Terms, digest_of, pair_mask_key, self_mask_key
-from common.privacy.mask_statements import KEY, SEED, agree, as_bytes, commitment, mask_sign, require_signed
+from common.privacy.mask_keys import SEALED_BYTES, MaskWords, Terms, digest_of, pair_mask_key, self_mask_key
+from common.privacy.mask_statements import KEY, SEED, agree, as_bytes, commitment, is_octets, mask_sign, require_signed
 from common.privacy.shamir import combine
 from common.privacy.signing import certificate_of, certified_key
 
@@ -117,6 +117,15 @@ class MaskingServer:
         self.settle()
         return tuple(self._included)
 
+    def unopenable(self, unopened: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+        """Sites of which too few shares could be opened, as their holders say; sorted."""
+        return tuple(
+            owner
+            for owner in sorted(self._shared)
+            if sum(owner not in unopened[h] for h in self.graph.holders(owner) if h in unopened) < self.graph.threshold
+            and any(owner in names for names in unopened.values())
+        )
+
     def collect(self, holder: str, reply: Unmasked) -> None:
         """Keep the shares that fit what their owner committed to; the others are the holder's fault."""
         for kind, kept, shares in ((SEED, self._seeds, reply.seed_shares), (KEY, self._keys, reply.key_shares)):
@@ -166,7 +175,8 @@ class MaskingServer:
             set(reply.commitments) == holders
             and set(reply.sealed) == holders - {site}
             and all(pair.dtype == np.uint8 and pair.shape == (2, HASH_BYTES) for pair in reply.commitments.values())
-            and all(array.dtype == np.uint8 and array.ndim == 1 for array in octets_of)
+            and all(is_octets(array) for array in octets_of)
+            and all(array.size == SEALED_BYTES for array in reply.sealed.values())
         )
 
     def _recovered(self, owner: str, kept: Mapping[str, Mapping[str, bytes]]) -> bytes:

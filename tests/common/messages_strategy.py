@@ -25,6 +25,7 @@ from common.masking_messages import (
     Unmasked,
 )
 from common.messages import (
+    LARGEST_LOSS,
     AskStatistic,
     Difference,
     Done,
@@ -55,7 +56,9 @@ VALUES = st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=3).map(tupl
 SUMS = st.dictionaries(NAMES, ARRAYS, max_size=4)
 PARAMETERS = st.dictionaries(NAMES, FLOAT_ARRAYS, max_size=4).map(Parameters)
 STEPS = st.lists(st.builds(TableStep, NAMES, VALUES), max_size=2).map(tuple)
-EVENTS = st.lists(st.builds(PrivacyEvent, NAMES, FLOATS, FLOATS, COUNTS), max_size=2).map(tuple)
+EVENTS = st.lists(st.builds(PrivacyEvent, NAMES, st.floats(0, 1e300), st.floats(0, 1), COUNTS), max_size=2).map(tuple)
+LOSSES = st.floats(-LARGEST_LOSS, LARGEST_LOSS)
+ERROR_CODES = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)
 COUNTED = st.dictionaries(NAMES, COUNTS, max_size=3)
 TABLES = st.sampled_from(["training", "landmarks.t1", "repeats.ct-2"])
 LANDMARKS = st.dictionaries(NAMES, st.lists(FLOATS, max_size=4).map(tuple), max_size=2)
@@ -116,14 +119,14 @@ MESSAGES = st.one_of(
         st.floats(0, 1e6),
     ),
     st.builds(
-        LocalUpdate, NAMES, st.integers(1, 9), COUNTS.map(lambda n: n + 1), NONE, FINITE, EVENTS, st.tuples(CODES)
+        LocalUpdate, NAMES, st.integers(1, 9), COUNTS.map(lambda n: n + 1), NONE, LOSSES, EVENTS, st.tuples(CODES)
     ),
-    st.builds(LocalUpdate, NAMES, COUNTS, st.integers(1, 10**6), PARAMETERS, FINITE, EVENTS),
+    st.builds(LocalUpdate, NAMES, COUNTS, st.integers(1, 10**6), PARAMETERS, LOSSES, EVENTS),
     st.builds(Evaluate, NAMES, COUNTS, NAMES, st.sampled_from(["train", "test"]), PARAMETERS, STEPS, STEPS, LANDMARKS),
     st.builds(EvaluationSums, NAMES, COUNTS, SUMS, EVENTS),
     st.builds(Finish, NAMES, st.sampled_from(["completed", "aborted"])),
     st.just(Done()),
-    st.builds(Refusal, NAMES),
+    st.builds(Refusal, ERROR_CODES),
 )
 
 

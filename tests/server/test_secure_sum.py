@@ -139,6 +139,40 @@ def test_four_of_ten_are_too_many_and_are_named(tmp_path, step):
     assert "6 sites" in made.notes() or "6 shares" in made.notes() or "the mask of" in made.notes()
 
 
+def noise_like(array: Any) -> Any:
+    return np.random.default_rng(0).integers(0, 256, array.shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("step", "spoil", "noted"),
+    [
+        ("ShareKeys", lambda r: {"sealed": {k: noise_like(v) for k, v in r.sealed.items()}}, "what site-003 sealed"),
+        ("ShareKeys", lambda r: {"sealed": {k: v[:-1] for k, v in r.sealed.items()}}, "site-003 shared its secrets"),
+        ("ConsistencyCheck", lambda r: {"signature": np.zeros((2, 2))}, ""),
+        ("ConsistencyCheck", lambda r: {"signature": noise_like(r.signature)}, ""),
+    ],
+    ids=["sealed nonsense", "sealed too little", "a signature of two dimensions", "no signature"],
+)
+def test_a_site_that_sends_nonsense_does_not_spoil_the_sum_of_the_others(tmp_path, step, spoil, noted):
+    """It is left out by name, at once or in the next session; a signature that is none counts as none."""
+    bad = TEN[3]
+    made = Consortium(tmp_path, masked_study(10, quorum=7))
+
+    def disturb(site: str, request: Request) -> Reply | None:
+        if site != bad or type(request).__name__ != step:
+            return None
+        reply = made.members[site].answer(request)
+        return reply if isinstance(reply, Refusal) else replace(reply, **spoil(reply))  # type: ignore[type-var]
+
+    made.conversation.federation = InProcessFederation(made.members, disturb=disturb)
+    question = train_request(made.study)
+    heard = made.hear(question, LocalUpdate)
+    assert set(heard) == ({ALL_SITES, bad} if noted else {ALL_SITES})
+    included = tuple(name for name in TEN if not noted or name != bad)
+    assert heard[ALL_SITES].n_cases == exact_update(included, question)[0]
+    assert noted in made.notes()
+
+
 def test_a_round_below_its_quorum_is_never_unmasked(tmp_path):
     made = Consortium(tmp_path, masked_study(10), disturb=silent("MaskedInput", TEN[:1]))
     heard = made.hear(train_request(made.study), LocalUpdate)

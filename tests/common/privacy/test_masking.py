@@ -268,16 +268,31 @@ def test_one_key_for_two_sites_is_refused():
         made.sites["site-000"].share((*made.roster[:2], twin))
 
 
-def test_sealed_shares_of_another_owner_or_with_a_flipped_bit_are_refused():
+def test_sealed_shares_of_another_owner_or_with_a_flipped_bit_are_named_and_not_held():
     made = session(4, 3).keys().shares().add()
     sealed = made.server.sealed_for("site-000")
-    with pytest.raises(PrivacyError, match="not of site-001 for us"):
-        made.sites["site-000"].sign(names(4), {**sealed, "site-001": sealed["site-002"]})
+    reply = made.sites["site-000"].sign(names(4), {**sealed, "site-001": sealed["site-002"]})
+    assert reply.unopened == ("site-001",)
+    assert "not of site-001 for us" in made.sites["site-000"].faults["site-001"]
+    assert "site-001" not in made.sites["site-000"]._held
     sealed = dict(made.server.sealed_for("site-002"))
     flipped = bytearray(as_bytes(sealed["site-001"]))
     flipped[5] ^= 4
-    with pytest.raises(PrivacyError, match="shares that came for site-001 were changed"):
-        made.sites["site-002"].sign(names(4), {**sealed, "site-001": octets(bytes(flipped))})
+    reply = made.sites["site-002"].sign(names(4), {**sealed, "site-001": octets(bytes(flipped))})
+    assert reply.unopened == ("site-001",)
+    assert "shares that came for site-001 were changed" in made.sites["site-002"].faults["site-001"]
+    assert made.server.unopenable({"site-000": ("site-001",), "site-002": ("site-001",)}) == ("site-001",)
+    assert made.server.unopenable(dict.fromkeys(names(4), ())) == ()
+
+
+def test_where_the_shares_of_most_cannot_be_opened_the_session_is_over():
+    made = session(4, 3).keys().shares().add()
+    sealed = made.server.sealed_for("site-000")
+    crossed = {"site-001": sealed["site-002"], "site-002": sealed["site-001"], "site-003": sealed["site-003"]}
+    with pytest.raises(PrivacyError, match="not of site-001 for us"):
+        made.sites["site-000"].sign(names(4), crossed)
+    with pytest.raises(PrivacyError, match="out of order"):
+        made.sites["site-000"].unmask({})
 
 
 def test_shares_of_a_stranger_or_held_back_are_refused():
