@@ -127,6 +127,20 @@ class Admission:
                 self._state.sync({site: member.public_key for site, member in members.items()})
                 self._stamp = stamp
 
+    def of_certificate(self, certificate: bytes | None) -> Peer:
+        """The peer of a certificate, which is known before anything of the request is read.
+
+        Raises
+        ------
+        AdmissionError
+            If it is not registered.
+        """
+        self._follow()
+        peer = self._peers.get(hashlib.sha256(certificate or b"").hexdigest())
+        if peer is None:
+            raise AdmissionError("certificate is not registered here, or was revoked or replaced")
+        return peer
+
     def check(self, certificate: bytes | None, headers: Mapping[bytes, bytes], request: Any) -> Peer:
         """The peer that sent a request.
 
@@ -135,10 +149,7 @@ class Admission:
         AdmissionError
             If it is not let in.
         """
-        self._follow()
-        peer = self._peers.get(hashlib.sha256(certificate or b"").hexdigest())
-        if peer is None:
-            raise AdmissionError("certificate is not registered here, or was revoked or replaced")
+        peer = self.of_certificate(certificate)
         try:
             public_key = b64decode(headers[PUBLIC_KEY], validate=True)
             signature = b64decode(headers[SIGNATURE], validate=True)

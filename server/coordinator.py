@@ -8,6 +8,7 @@ themselves anew within seconds, and the study goes on from its last checkpoint.
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ REPORT_S = 5.0
 
 MEMORY_BYTES = 8 << 20
 """Of requests and replies on their way, so much is held in memory; the rest waits in a file in the home folder."""
+
+MOST_FILES = 1 << 16
 
 UNUSED_BYTES = 16 << 20
 """Of its heap that the coordinator keeps for the next message."""
@@ -109,6 +112,7 @@ class FlowerFederation:
         self._server = TlsServer(self._listener, address=settings.address, context=context)
 
     def __enter__(self) -> FlowerFederation:
+        _allow_many_files()
         keep_buffers(unused_bytes=UNUSED_BYTES)
         logging.getLogger("flwr").setLevel(
             logging.WARNING
@@ -246,3 +250,13 @@ class FlowerFederation:
         loop = self._server.loop if hasattr(self, "_server") else None
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._listener.wake, node_id)
+
+
+def _allow_many_files() -> None:
+    """As many open files as the system lets this process have: connections that never speak take one each for up to a
+    minute, and the usual 1,024 are soon held by a stranger.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

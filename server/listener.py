@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
@@ -73,6 +73,9 @@ PARALLEL_UPLOADS = 8
 """Chunks that come in at the same time; the others wait in the network. Bounds memory, as does that chunks are put into
 the store one after the other: parsing makes two copies."""
 
+UPLOADS_A_SITE = 4
+"""Of these; so one hospital, however slowly it sends, leaves room for the others."""
+
 PARALLEL_DOWNLOADS = 16
 """Chunks that go out at the same time; of each a piece is in memory, and again in the buffers of TLS and the socket."""
 
@@ -127,6 +130,7 @@ class FleetListener:
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="fedrad-fleet")
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._uploads = asyncio.Semaphore(PARALLEL_UPLOADS)
+        self._uploads_of: dict[str, asyncio.Semaphore] = {}
         self._downloads = asyncio.Semaphore(PARALLEL_DOWNLOADS)
         self._storing = asyncio.Lock()
         self._closing = False
@@ -155,7 +159,16 @@ class FleetListener:
         if scope["type"] != "http" or scope["method"] != "POST" or path not in HANDLERS:
             await self._respond(send, Reply(404, b'{"detail":"Not Found"}'))
             return
-        async with self._uploads if path == PUSH_OBJECT else nullcontext():
+        try:
+            peer = self._admission.of_certificate(scope["state"].get(PEER_CERTIFICATE))
+        except AdmissionError as refused:
+            await self._respond(send, replace(self._refused(path, refused), close=True))
+            return
+        own = self._uploads_of.setdefault(peer.site, asyncio.Semaphore(UPLOADS_A_SITE))
+        async with (
+            own if path == PUSH_OBJECT else nullcontext(),
+            self._uploads if path == PUSH_OBJECT else nullcontext(),
+        ):
             body = await self._read(scope, receive)
             if body is None:
                 return
@@ -236,11 +249,14 @@ class FleetListener:
         except DecodeError:
             return Reply(400, b'{"detail":"Invalid protobuf payload"}')
         except AdmissionError as refused:
-            self._on_refused(f"refused {path.removeprefix(PREFIX)}: {refused}")
-            return Reply(401, json.dumps({"detail": str(refused)}).encode())
+            return self._refused(path, refused)
         if path == PUSH and _objects(request) > self._max_objects:
             return Reply(413, b'{"detail":"Reply has too many objects"}')
         return request
+
+    def _refused(self, path: str, why: AdmissionError) -> Reply:
+        self._on_refused(f"refused {path.removeprefix(PREFIX)}: {why}")
+        return Reply(401, json.dumps({"detail": str(why)}).encode())
 
     def _handle(self, path: str, request: Any) -> Reply:
         if path == PULL_OBJECT and request.run_id == self._state.run_id:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from time import monotonic, sleep
 
 import httpx
+import pytest
 from flwr.proto.fleet_pb2 import (
     PullMessagesRequest,
     PullMessagesResponse,
     PushMessagesRequest,
 )
-from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
+from flwr.proto.message_pb2 import Message, Metadata, ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 
 import server.tls_server as tls_module
-from server.coordinator import CoordinatorSettings, FlowerFederation
-from server.listener import MAX_BODY_BYTES
+from server.coordinator import MOST_FILES, CoordinatorSettings, FlowerFederation
+from server.listener import MAX_BODY_BYTES, PARALLEL_UPLOADS
 from tests.deployment import consortium
 from tests.server.door import ACTIVATE, Door, tls, until_closed
 
@@ -61,6 +65,43 @@ def test_a_slow_body_is_cut_off(door):
         peer.sendall(b"POST /v1/fleet/activate-node HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nx")
         answer = until_closed(peer)
     assert answer.startswith(b"HTTP/1.1 408")
+
+
+SLOW_UPLOAD = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx"
+
+
+def held(door: Door, home: Path) -> list[ssl.SSLSocket]:
+    """Twice as many slow uploads as there are places."""
+    context = ssl.create_default_context(cafile=home / "ca.pem")
+    context.load_cert_chain(home / "node.pem", home / "node.key")
+    peers = []
+    for _ in range(2 * PARALLEL_UPLOADS):
+        raw = socket.create_connection(("127.0.0.1", door.port), timeout=10)
+        peers.append(context.wrap_socket(raw, server_hostname="127.0.0.1"))
+        peers[-1].sendall(SLOW_UPLOAD)
+    sleep(0.3)
+    return peers
+
+
+@pytest.mark.parametrize("revoked", [True, False])
+def test_slow_uploads_of_one_peer_leave_room_for_the_others(door, revoked):
+    """A revoked certificate is known before a body is read; a hospital that is let in has a part of the places."""
+    if revoked:
+        door.authority.revoke("north")
+    peers = held(door, door.home / "north")
+    upload = PushObjectRequest(node=door.east.node(), run_id=1, object_id="x" * 64, object_content=b"x", session_id="s")
+    started = monotonic()
+    assert door.east.post("/v1/fleet/push-object", upload).status_code in (200, 400)
+    assert monotonic() - started < 5
+    for peer in peers:
+        if revoked:
+            assert until_closed(peer).startswith(b"HTTP/1.1 401")
+        peer.close()
+
+
+def test_the_coordinator_may_hold_more_connections_than_strangers_open_in_a_minute(door):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard or soft >= MOST_FILES
 
 
 def test_a_slow_head_is_cut_off(tmp_path, monkeypatch):
