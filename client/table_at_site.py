@@ -13,10 +13,11 @@ from common.config.study import StudyConfig
 from common.errors import Code, GateError, MessageError
 from common.messages import AskStatistic, Evaluate, Split, Sums, TableStep, Train
 from common.statistics.boosting import BoostingQuery
+from common.statistics.bounds import Bounds
 from common.statistics.forest import ForestQuery
 from common.statistics.procedure import Cohort, Query
 from common.statistics.small_cell import release, widen_missing
-from common.statistics.table_steps import apply_steps, decode_steps
+from common.statistics.table_steps import Step, apply_steps, decode_steps
 from common.statistics.xgboost_trees import XgboostQuery
 
 
@@ -35,6 +36,7 @@ class TableAtSite:
         self._study = study
         self._data = data
         self._minimum_cases = minimum_cases
+        self._coded = {name for column in study.clinical if column.kind == "categorical" for name in column.coded_names}
         ids = global_ids(data.features.case_ids, site)
         self._cohort = Cohort(
             table=replace(data.features.beside(data.clinical), case_ids=ids),
@@ -74,15 +76,22 @@ class TableAtSite:
 
     def trained_on(self, request: Train | AskStatistic, rows: Rows) -> Cohort:
         """The training cases of a fold after the request's steps."""
-        return apply_steps(self._cohort.take(rows), decode_steps(request.table_steps), fold=request.fold)
+        return apply_steps(self._cohort.take(rows), self._steps(request), fold=request.fold)
 
     def held_out(self, request: Evaluate, rows: Rows) -> Cohort:
         """Cases whose outcome the steps may not see; a batch that was not in ComBat's fit adapts on all of its cases at
         this site.
         """
         unseen = self._study.table.combat.unseen_sites if self._study.table.combat else None
-        steps = decode_steps(request.table_steps)
+        steps = self._steps(request)
         return apply_steps(self._cohort, steps, fold=request.fold, unseen=unseen, outcome_known=False).take(rows)
+
+    def _steps(self, request: AskStatistic | Train | Evaluate) -> tuple[Step, ...]:
+        """Those of a request. A study without private statistics learns no ranges: crafted ones single out cases."""
+        steps = decode_steps(request.table_steps)
+        if self._study.privacy.statistics is None and any(isinstance(step, Bounds) for step in steps):
+            raise MessageError("ranges of columns are for studies with private statistics, which this one is not")
+        return steps
 
     def _asked(self, request: AskStatistic, rows: Rows) -> tuple[Cohort, Cohort | None]:
         """The training cases of a fold after the steps, and the held-out ones where they need protection too.
@@ -101,8 +110,8 @@ class TableAtSite:
 
     def _released(self, rows: Rows, request: AskStatistic) -> Cohort:
         """Cases that statistics are taken of: no feature is missing in a few of them only (see `widen_missing`)."""
-        widened = widen_missing(self._cohort.take(rows), minimum_cases=self._minimum_cases)
-        return apply_steps(widened, decode_steps(request.table_steps), fold=request.fold)
+        widened = widen_missing(self._cohort.take(rows), minimum_cases=self._minimum_cases, coded=self._coded)
+        return apply_steps(widened, self._steps(request), fold=request.fold)
 
 
 def _key(fold: int, steps: Sequence[TableStep]) -> str:

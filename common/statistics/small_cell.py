@@ -16,7 +16,7 @@ aggregation and differential privacy are for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,20 +76,29 @@ def round_cumulative(counts: Indices, *, base: int) -> Indices:
     return rounded.astype(np.int64)
 
 
-def widen_missing(cohort: Cohort, *, minimum_cases: int) -> Cohort:
-    """The cohort with more values set to missing, where a few missing ones would be a small cell.
+def widen_missing(cohort: Cohort, *, minimum_cases: int, coded: Collection[str] = ()) -> Cohort:
+    """The cohort with more values set to missing, where a few missing ones, or a rare level, would be a small cell.
 
     A feature that 99 of 100 cases have gives the last one away by subtraction. So, before any statistic is taken, each
     feature's missing (and present) values within each class and batch are made 0 or at least ``minimum_cases`` by
     setting further values to missing, in an order drawn from the case ids. At most ``minimum_cases`` - 1 values are
     lost for each feature and group that is concerned.
+
+    Parameters
+    ----------
+    coded : collection of str
+        Columns that are 1 for the cases of one level of a category and 0 for others: a level of fewer cases within a
+        group, or one that fewer do not have, is set to missing for these first. A sum over such a column is a count,
+        and its products with others are rows of the cases that it counts.
     """
     values = cohort.table.values.copy()
+    levels = [j for j, name in enumerate(cohort.table.names) if name in set(coded)]
     order = np.argsort(case_words(cohort, "widen"))
     changed = True
     while changed:
         changed = False
         for rows in _strata(cohort):
+            changed |= _hide_rare(values, order[rows[order]], levels, minimum_cases)
             changed |= _widen_stratum(values, order[rows[order]], minimum_cases)
     return replace(cohort, table=cohort.table.with_values(values))
 
@@ -102,6 +111,18 @@ def _strata(cohort: Cohort) -> Iterator[npt.NDArray[np.bool_]]:
         yield from (label == value for value in np.unique(label))
     batch = np.asarray(cohort.batch)
     yield from (batch == name for name in np.unique(batch))
+
+
+def _hide_rare(values: Matrix, rows: Indices, levels: Sequence[int], minimum: int) -> bool:
+    """Set coded values that too few of ``rows`` have to missing in place; True where any was."""
+    changed = False
+    for j in levels:
+        for value in (0.0, 1.0):
+            having = rows[values[rows, j] == value]
+            if 0 < len(having) < minimum <= len(rows):
+                values[having, j] = np.nan
+                changed = True
+    return changed
 
 
 def _widen_stratum(values: Matrix, rows: Indices, minimum: int) -> bool:

@@ -28,6 +28,7 @@ from common.compression import Bfloat16, Compressor, StochasticInt8, TopK
 from common.errors import MessageError
 from common.messages import Done, Finish, StatisticSums
 from common.wire import Limits, decode_message, encode_message, inflate_record
+from server.admission import Peer
 from server.link_state import FleetState
 from server.listener import HANDLERS, PREFIX, PULL, PUSH, PUSH_OBJECT, FleetListener
 from server.spool import SpooledStore
@@ -164,6 +165,10 @@ def objects_of(record: RecordDict) -> tuple[str, dict[str, bytes]]:
 
 class LetsIn:
     """Stands where `server.admission` does, behind which only known sites come: this one lets all in."""
+
+    def of_certificate(self, _: object) -> Peer:
+        """A known site's."""
+        return Peer("east", b"key of east", None)  # type: ignore[arg-type]  # what it verifies is not read here
 
     def check(self, *_: object) -> None:
         """Let in."""

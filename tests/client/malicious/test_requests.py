@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from common.config.loading import digest
@@ -14,8 +15,11 @@ from common.messages import (
     Request,
     TableStep,
 )
+from common.statistics.bounds import Bounds
+from common.statistics.table_steps import encode_steps
 from tests.client.cases import STUDY, study
 from tests.client.malicious.hospital import (
+    CLEAN,
     DIGEST,
     STEPS,
     Hospital,
@@ -111,3 +115,10 @@ def test_updates_leave_filtered(hospital: Hospital):
     assert update.delta.norm() <= 1e-3 * (1 + 1e-6)  # type: ignore[union-attr]  # it was answered
     (bias,) = [name for name in update.delta if name.endswith("bias")]  # type: ignore[union-attr]
     assert not update.delta[bias].any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("make", [ask, train, evaluate])
+def test_ranges_that_the_study_never_learns(hospital: Hospital, make):
+    """A range of no width about a value would make of a column whether a case lies above it."""
+    steps = encode_steps([Bounds(CLEAN, np.array([0.0, 0.0, 50.0]), np.array([1.0, 1.0, 50.001]))])
+    refused(hospital.approved(), make(table_steps=steps), Code.MESSAGE, "for studies with private statistics")

@@ -37,6 +37,29 @@ def test_a_small_group_refuses_the_whole_answer():
     release(class_query(), take(whole, np.concatenate([rest, events[:5]])), minimum_cases=5)
 
 
+@pytest.mark.parametrize("n_ones", [1, 4, 5, 36, 39])
+def test_a_rare_level_is_hidden_from_sums_that_would_count_it(n_ones):
+    """One man among forty: the sum of the coded column is 1, its products with others are his row."""
+    whole = cohort(40, 2)
+    values = whole.table.values.copy()
+    values[:, 0] = np.random.default_rng(n_ones).permutation(np.arange(40) < n_ones)
+    whole = replace(whole, table=whole.table.with_values(values))
+    wide = widen_missing(whole, minimum_cases=5, coded={NAMES[0]}).table.values
+    strata = [np.ones(40, bool), *(whole.outcome.labels == label for label in (0, 1))]
+    strata += [np.array(whole.batch) == batch for batch in set(whole.batch)]
+    for rows in strata:
+        for value in (0.0, 1.0):
+            n = int((wide[rows, 0] == value).sum())
+            assert n == 0 or n >= 5
+        n_missing = int(np.isnan(wide[rows, 0]).sum())
+        assert n_missing == 0 or n_missing >= 5
+    assert np.array_equal(wide[:, 1], values[:, 1])
+    known = ~np.isnan(wide[:, 0])
+    assert np.array_equal(wide[known, 0], values[known, 0])
+    uncoded = widen_missing(whole, minimum_cases=5).table.values
+    assert np.array_equal(uncoded, values)
+
+
 def test_a_small_site_answers_nothing():
     with pytest.raises(GateError, match="fewer than 10 cases"):
         release(all_query(), cohort(9, 2), minimum_cases=10)
