@@ -42,7 +42,9 @@ def _without_databases() -> Iterator[None]:
 
 
 with _without_databases():
+    from flwr.proto.message_pb2 import ObjectTree as ObjectTree
     from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState as InMemoryLinkState
+    from flwr.supercore.inflatable.inflatable_object import iterate_object_tree as iterate_object_tree
     from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore as InMemoryObjectStore
     from flwr.superlink.federation import NoOpFederationManager as NoOpFederationManager
     from flwr.superlink.servicer.fleet import fleet_handlers as fleet_handlers

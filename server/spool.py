@@ -10,11 +10,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-
 from common.wire import CHUNK_BYTES
-from server.flower_state import InMemoryObjectStore
+from server.flower_state import InMemoryObjectStore, ObjectTree, iterate_object_tree
 
 SPOOLED = b"spooled"
 """Stands in memory for the content of an object on disk."""

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from client import node
 from common.errors import FederationError
 from common.wire import CHUNK_BYTES
-from server.flower_state import UNUSED, NotLoaded
+from server.flower_state import UNUSED, NotLoaded, ObjectTree
 from server.link_state import FleetState
 from server.listener import HANDLERS
 
@@ -103,7 +103,7 @@ PARAMETERS = {
     "flwr.server.superlink.linkstate.in_memory_linkstate:InMemoryLinkState.preregister_object_tree": (
         "object_tree session_id"
     ),
-    "flwr.supercore.object_store.in_memory_object_store:InMemoryObjectStore.get_object_tree": "object_id",
+    "flwr.supercore.object_store.in_memory_object_store:InMemoryObjectStore.preregister": "run_id object_tree",
     "flwr.supercore.object_store.in_memory_object_store:InMemoryObjectStore.get": "object_id",
     "flwr.supercore.object_store.in_memory_object_store:InMemoryObjectStore.delete": "object_id",
     # server/link_state.py: overridden
@@ -147,6 +147,10 @@ def test_the_link_state_has_the_fields_that_we_read():
         "message_ins_id_to_message_res_id", "_object_push_sessions", "object_store",
     ]  # fmt: skip
     assert [name for name in fields if not hasattr(state, name)] == []
+    store = InMemoryObjectStore()
+    store.preregister(1, ObjectTree(object_id="a" * 64, children=[ObjectTree(object_id="b" * 64)]))
+    assert store.store["a" * 64].child_object_ids == ["b" * 64]
+    assert store.lock_store
 
 
 def test_our_link_state_overrides_nothing_that_does_not_exist():
